@@ -1,0 +1,60 @@
+/* model/file.h - strict readers and writers of GGUF (v2, v3) and safetensors, one table of tensors and one of metadata for
+ * both. Specification: ggml docs/gguf.md; safetensors README (format). Hostile files give FORMAT errors with byte offset and
+ * name; nothing is read outside the map, no count is trusted before the bytes that it needs are known to exist. */
+#ifndef MARU_MODEL_FILE_H
+#define MARU_MODEL_FILE_H
+#include "base/base.h"
+#include "tensor/tensor.h"
+
+typedef enum { META_U8, META_I8, META_U16, META_I16, META_U32, META_I32, META_F32, META_BOOL, META_STR, META_ARRAY, META_U64, META_I64, META_F64 } meta_kind; /* GGUF's numbers */
+typedef struct {
+    str       key;
+    meta_kind kind, item;                   /* item: of an array */
+    i64       n;                            /* items of an array, else 1 */
+    union { i64 i; double f; str s; } v;    /* scalars */
+    const u8 *array;                        /* first item (strings: u64 length + bytes, checked) */
+    usize     array_len;                    /* bytes */
+} meta;
+typedef struct {
+    str       name;
+    dtype     type;
+    i64       n[4];                         /* n[0] is the row (contiguous); unset extents are 1 */
+    int       n_dims;
+    const u8 *data;                         /* into the map; NULL in a GGUF without tensor data */
+    usize     bytes;
+} file_tensor;
+typedef struct model_file model_file;
+err  gguf_open(model_file **, const char *path);
+err  gguf_parse(model_file **, const u8 *p, usize n, const char *name); /* borrowed bytes (tests, fuzzing) */
+err  safetensors_open(model_file **, const char *path);
+err  safetensors_parse(model_file **, const u8 *p, usize n, const char *name);
+void model_file_close(model_file *);
+const meta *file_meta(const model_file *, const char *key);         /* NULL if absent */
+const file_tensor *file_tensor_find(const model_file *, str name);
+usize file_n_meta(const model_file *);
+const meta *file_meta_at(const model_file *, usize);
+usize file_n_tensors(const model_file *);
+const file_tensor *file_tensor_at(const model_file *, usize);
+err  meta_str_at(const meta *, i64 i, str *out);                    /* of an array of strings: sequential access is O(1) amortised through a cursor in model_file */
+err  file_str(const model_file *, const char *key, str *out);       /* FORMAT with key, found and expected kind */
+err  file_i64(const model_file *, const char *key, i64 *out);       /* any integer kind */
+err  file_f64(const model_file *, const char *key, double *out);
+i64    file_i64_or(const model_file *, const char *key, i64 otherwise);
+double file_f64_or(const model_file *, const char *key, double otherwise);
+err  file_strings(const model_file *, const char *key, arena *, str **out, i64 *n); /* a whole array; *out NULL and n 0 when absent */
+
+/* writer: metadata and tensor list first, then the data in the same order; atomic */
+typedef struct gguf_writer gguf_writer;
+err  gguf_create(gguf_writer **, const char *path);
+err  gguf_put_str(gguf_writer *, const char *key, str);
+err  gguf_put_u32(gguf_writer *, const char *key, u32);
+err  gguf_put_i64(gguf_writer *, const char *key, i64);
+err  gguf_put_f32(gguf_writer *, const char *key, float);
+err  gguf_put_bool(gguf_writer *, const char *key, bool);
+err  gguf_put_array(gguf_writer *, const char *key, meta_kind item, i64 n, const void *items); /* META_STR: items is str[] */
+err  gguf_put_meta(gguf_writer *, const meta *);                    /* a copy of another file's entry */
+err  gguf_put_tensor(gguf_writer *, str name, dtype, int n_dims, const i64 *n);
+err  gguf_put_data(gguf_writer *, const void *, usize bytes);       /* in order, whole tensors or parts */
+err  gguf_commit(gguf_writer *);                                    /* FORMAT if data is missing; frees */
+void gguf_drop(gguf_writer *);
+#endif

@@ -1,0 +1,68 @@
+/* tensor/cpu/kern.h - the table of CPU kernels, one per instruction-set level, filled by falling through the levels
+ * (generic, then avx2 overrides, then avx512). Float bodies (body_*.c) are one source compiled per level with 16 virtual lanes
+ * and no contraction, so that every level gives the same bits; quantised dot products (q_*.c) are exact integer sums per
+ * 32-block, scaled and added in block order, one lane per row: the same bits again, whatever the level and batch. */
+#ifndef MARU_CPU_KERN_H
+#define MARU_CPU_KERN_H
+#include "tensor/internal.h"
+
+/* A row of activations in 8 bits: blocks of 32, x ~ d * q, |q| <= 127, q = round half away(x / d), d = max|x| / 127.
+ * One row of k values occupies xq_bytes(k): i8 q[k] (padded to 64), then float d[k/32], then float s[k/32] with
+ * s = d * sum(q) (one float product). k is a multiple of 32. Rows start 64-byte aligned. */
+static inline usize xq_pad(i64 k) { return ((usize)k + 63) / 64 * 64; }
+static inline usize xq_bytes(i64 k) { return (xq_pad(k) + 2 * sizeof(float) * (usize)(k / 32) + 63) / 64 * 64; }
+static inline const i8 *xq_q(const void *x) { return x; }
+static inline const float *xq_d(const void *x, i64 k) { return (const float *)((const u8 *)x + xq_pad(k)); }
+static inline const float *xq_s(const void *x, i64 k) { return xq_d(x, k) + k / 32; }
+
+typedef struct { /* one query row, all heads of one kv head: see op_attend.c for the formula */
+    const float *q;                         /* [hd, n_q] heads that share the kv head, stride hd */
+    const u8    *k, *v;                     /* base of this kv head in slot 0 */
+    usize        k_stride, v_stride;        /* bytes from slot to slot */
+    dtype        type;                      /* F16 or F32 */
+    const i32   *pages;                     /* this sequence's page row, or NULL */
+    i32          page, first, end;          /* positions [first,end) */
+    int          hd, n_q;
+    float        scale, softcap;
+    float       *y;                         /* [hd, n_q] */
+    float       *lse;                       /* [n_q] log of the sum of exponentials, or NULL */
+    float       *score;                     /* scratch [end-first rounded up to 16, n_q] */
+} attend_row;
+
+typedef struct kern {
+    cpu_level level;
+    /* body_rows.c: one row each; n any; y may be x */
+    void  (*add)(float *y, const float *a, const float *b, i64 n);
+    void  (*mul)(float *y, const float *a, const float *b, i64 n);
+    void  (*scale)(float *y, const float *x, float s, i64 n);
+    void  (*axpy)(float *y, const float *x, float s, i64 n);         /* y += s x */
+    float (*dot)(const float *a, const float *b, i64 n);             /* 16 partial sums, fixed order */
+    void  (*norm)(float *y, const float *x, const float *w, const float *b, i64 n, int kind, float eps);
+    void  (*act)(float *y, const float *x, i64 n, int kind);
+    void  (*act_grad)(float *y, const float *x, const float *dy, i64 n, int kind);
+    void  (*glu)(float *y, const float *gate, const float *up, i64 n, int kind);
+    void  (*softmax)(float *y, const float *x, i64 n);
+    float (*lse)(const float *x, i64 n);                             /* ln sum exp */
+    void  (*rope)(float *y, const float *x, const float *cos, const float *sin, int dims, int hd, bool neox); /* one head */
+    void  (*to_f16)(u16 *y, const float *x, i64 n);
+    void  (*from_f16)(float *y, const u16 *x, i64 n);
+    void  (*from_bf16)(float *y, const u16 *x, i64 n);
+    /* body_attend.c */
+    void  (*attend)(const attend_row *);
+    /* body_gemm.c: float weights. Tile of up to 16 rows of w decoded to wt [16, k] (lane = row), columns of x:
+     * y[c*y_stride + r] = sum over k, in blocks of 256, serial within a block */
+    void  (*gemm_tile)(const float *wt, i64 k, const float *x, i64 x_stride, int n_cols, float *y, i64 y_stride, int n_rows);
+    void  (*transpose16)(const float *rows, i64 k, int n_rows, float *wt); /* rows [k,n_rows] -> wt [16,k], missing rows zero */
+    /* q_*.c */
+    void  (*quant)(const float *x, i64 k, void *xq);                 /* one row */
+    /* one group of 8 rows (LAYOUT_R8) against n_cols quantised columns: y[c*y_stride + 0..7] */
+    void  (*qdot[DTYPE_COUNT])(const void *group, i64 k, const void *xq, usize xq_stride, int n_cols, float *y, i64 y_stride);
+} kern;
+const kern *kern_get(cpu_level);            /* built once per level; never above cpu_best() */
+
+/* each fills or overrides what it has */
+void kern_body_rows_generic(kern *), kern_body_rows_avx2(kern *), kern_body_rows_avx512(kern *);
+void kern_body_attend_generic(kern *), kern_body_attend_avx2(kern *), kern_body_attend_avx512(kern *);
+void kern_body_gemm_generic(kern *), kern_body_gemm_avx2(kern *), kern_body_gemm_avx512(kern *);
+void kern_q_generic(kern *), kern_q_avx2(kern *), kern_q_avx512(kern *);
+#endif
