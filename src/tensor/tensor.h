@@ -55,7 +55,7 @@ typedef enum {
 } op_id;
 typedef struct { i64 n[4]; } shape;         /* unset (0) extents count as 1 */
 typedef union { float f[8]; i32 i[8]; } op_arg;
-enum { T_PARAM = 1 /* wants a gradient */, T_KEEP = 2 /* value outlives the run until the next */, T_REMAT = 4 /* recompute in backward */ };
+enum { T_PARAM = 1 /* wants a gradient */, T_KEEP = 2 /* value outlives the run until the next */, T_AUX = 8, T_INPUT = 16 /* tensor/ only */ };
 typedef struct tensor tensor;
 struct tensor {                             /* read freely outside tensor/, written only inside */
     op_id   op;

@@ -49,10 +49,9 @@ typedef struct kern {
     void  (*from_bf16)(float *y, const u16 *x, i64 n);
     /* body_attend.c */
     void  (*attend)(const attend_row *);
-    /* body_gemm.c: float weights. Tile of up to 16 rows of w decoded to wt [16, k] (lane = row), columns of x:
-     * y[c*y_stride + r] = sum over k, in blocks of 256, serial within a block */
-    void  (*gemm_tile)(const float *wt, i64 k, const float *x, i64 x_stride, int n_cols, float *y, i64 y_stride, int n_rows);
-    void  (*transpose16)(const float *rows, i64 k, int n_rows, float *wt); /* rows [k,n_rows] -> wt [16,k], missing rows zero */
+    /* body_gemm.c: y[c*y_stride + r] = <w_r, x_c> in 16 partial sums over k, added in a fixed order: the same bits for any
+     * n_rows, n_cols; strides in floats; k any */
+    void  (*gemm)(const float *w, i64 w_stride, int n_rows, const float *x, i64 x_stride, int n_cols, i64 k, float *y, i64 y_stride);
     /* q_*.c */
     void  (*quant)(const float *x, i64 k, void *xq);                 /* one row */
     /* one group of 8 rows (LAYOUT_R8) against n_cols quantised columns: y[c*y_stride + 0..7] */

@@ -1,0 +1,165 @@
+/* tensor/cpu/backend.c - the CPU backend: binds each node of a plan to a step (a kernel over a static part of its rows), and
+ * runs all steps with one barrier after each. What a step computes for a row never depends on the other rows or on the number
+ * of threads. Ops and types without a fast kernel (F64 graphs, most gradients) run by their reference kernel on one thread. */
+#include "tensor/cpu/cpu.h"
+#include <stdlib.h>
+
+static bool cpu_can(backend *be, const tensor *t)
+{
+    (void)be;
+    return op_table[t->op].ref != NULL;
+}
+
+static err cpu_alloc(backend *be, usize n, void **out)
+{
+    (void)be;
+    *out = mem_zero(n);
+    return *out ? OK : err_new(ERR_NOMEM, "out of memory: %zu bytes for a plan", n);
+}
+
+static void cpu_release(backend *be, void *p)
+{
+    (void)be;
+    mem_free(p);
+}
+
+static err cpu_copy(backend *be, void *dst, const void *src, usize n)
+{
+    (void)be;
+    memcpy(dst, src, n);
+    return OK;
+}
+
+static void run_reference(const step *s, const cpu_run *r)
+{
+    if (r->thread == 0) op_table[s->t->op].ref(s->t);
+}
+
+static bool step_add(cpu_plan *cp, step s)
+{
+    return VEC_PUSH(cp->steps, cp->n, cp->cap, s);
+}
+
+static err cpu_bind(backend *be, plan *p)
+{
+    cpu_backend *c = (cpu_backend *)be;
+    cpu_plan    *cp = mem_zero(sizeof *cp);
+    if (!cp) return err_new(ERR_NOMEM, "out of memory for a plan's steps");
+    p->state = cp;
+    cp->quantised = NULL;
+    int threads = pool_threads(c->pool);
+    for (int i = 0; i < p->n_order; i++) {
+        tensor *t = p->order[i];
+        step    s = {.t = t};
+        usize   per_thread = 0, shared = 0;
+        if (step_choose(c, cp, t, &s, &per_thread, &shared)) {
+            if (s.before && !step_add(cp, (step){.run = s.before, .t = t})) return err_new(ERR_NOMEM, "out of memory for a plan's steps");
+        } else {
+            s.run = run_reference;
+        }
+        if (!step_add(cp, s)) return err_new(ERR_NOMEM, "out of memory for a plan's steps");
+        if (per_thread > cp->per_thread) cp->per_thread = (per_thread + 63) / 64 * 64;
+        if (shared > cp->shared) cp->shared = (shared + 63) / 64 * 64;
+    }
+    p->extra = cp->shared + cp->per_thread * (usize)threads;
+    return OK;
+}
+
+static void cpu_unbind(backend *be, plan *p)
+{
+    (void)be;
+    cpu_plan *cp = p->state;
+    if (!cp) return;
+    mem_free(cp->steps);
+    mem_free(cp);
+    p->state = NULL;
+}
+
+typedef struct {
+    cpu_backend *c;
+    plan        *p;
+} run_ctx;
+
+static void run_all(void *ctx, int thread, int n_threads)
+{
+    run_ctx  *x = ctx;
+    cpu_plan *cp = x->p->state;
+    u8       *extra = (u8 *)x->p->ws->mem + x->p->extra_at;
+    cpu_run   r = {.k = x->c->k, .thread = thread, .n_threads = n_threads, .shared = extra, .own = extra + cp->shared + cp->per_thread * (usize)thread};
+    for (usize i = 0; i < cp->n; i++) {
+        double start = x->c->profile && thread == 0 ? clock_s() : 0;
+        cp->steps[i].run(&cp->steps[i], &r);
+        pool_barrier(x->c->pool, thread);
+        if (x->c->profile && thread == 0) {
+            x->c->seconds[cp->steps[i].t->op] += clock_s() - start;
+            x->c->calls[cp->steps[i].t->op]++;
+        }
+    }
+}
+
+static err cpu_run_plan(backend *be, plan *p)
+{
+    run_ctx x = {(cpu_backend *)be, p};
+    pool_run(x.c->pool, run_all, &x);
+    return OK;
+}
+
+static void cpu_close(backend *be) { mem_free(be); }
+
+err backend_cpu(backend **out, pool *threads)
+{
+    *out = NULL;
+    TRY(cpu_init());
+    cpu_backend *c = mem_zero(sizeof *c);
+    if (!c) return err_new(ERR_NOMEM, "out of memory for a backend");
+    c->be = (backend){"cpu", cpu_can, cpu_alloc, cpu_release, cpu_copy, cpu_copy, cpu_bind, cpu_run_plan, cpu_unbind, cpu_close};
+    c->pool = threads;
+    c->k = kern_get(cpu_now());
+    c->reference = cpu_reference();
+    c->profile = getenv("MARU_PROFILE") != NULL;
+    *out = &c->be;
+    return OK;
+}
+
+void backend_close(backend *be)
+{
+    if (be) be->close(be);
+}
+
+int plan_profile(plan *p, op_time *out, int max)
+{
+    cpu_backend *c = (cpu_backend *)p->be;
+    int          n = 0;
+    for (int i = 0; i < OP_COUNT; i++)
+        if (c->calls[i] && n < max) out[n++] = (op_time){op_table[i].name, c->calls[i], c->seconds[i]};
+    for (int i = 1; i < n; i++)
+        for (int j = i; j > 0 && out[j].seconds > out[j - 1].seconds; j--) {
+            op_time swap = out[j];
+            out[j] = out[j - 1];
+            out[j - 1] = swap;
+        }
+    return n;
+}
+
+const void *tensor_peek(plan *p, const tensor *t)
+{
+    return t->data && tensor_contiguous(t) && !strcmp(p->be->name, "cpu") ? t->data : NULL;
+}
+
+const kern *kern_get(cpu_level level)
+{
+    static kern table[CPU_LEVEL_COUNT];
+    static _Atomic int ready[CPU_LEVEL_COUNT]; /* 0 empty, 1 being filled, 2 ready */
+    if (level > cpu_best()) level = cpu_best();
+    kern *k = &table[level];
+    int   none = 0;
+    if (atomic_compare_exchange_strong(&ready[level], &none, 1)) {
+        k->level = level;
+        kern_body_rows_generic(k), kern_body_attend_generic(k), kern_body_gemm_generic(k), kern_q_generic(k);
+        if (level >= CPU_AVX2) kern_body_rows_avx2(k), kern_body_attend_avx2(k), kern_body_gemm_avx2(k), kern_q_avx2(k);
+        if (level >= CPU_AVX512) kern_body_rows_avx512(k), kern_body_attend_avx512(k), kern_body_gemm_avx512(k), kern_q_avx512(k);
+        atomic_store(&ready[level], 2);
+    }
+    while (atomic_load(&ready[level]) != 2) {}
+    return k;
+}

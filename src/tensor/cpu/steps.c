@@ -1,0 +1,216 @@
+/* tensor/cpu/steps.c - the choice of a fast kernel for each op, and the row-wise steps. A step gets a static part of the rows
+ * (or, for one row and an elementwise op, of its elements in multiples of 16). */
+#include "tensor/cpu/cpu.h"
+#include <math.h>
+
+static float *row(const tensor *t, i64 r) /* r counts rows over n[1..3] */
+{
+    i64 i1 = r % t->n[1], i2 = r / t->n[1] % t->n[2], i3 = r / (t->n[1] * t->n[2]);
+    return (float *)(void *)((u8 *)t->data + i1 * t->stride[1] + i2 * t->stride[2] + i3 * t->stride[3]);
+}
+static bool f32_rows(const tensor *t) { return t->type == F32 && t->lay == LAYOUT_ROWS && (t->stride[0] == 4 || t->n[0] == 1); }
+
+/* elementwise over contiguous tensors of one shape: parts in multiples of 16 elements */
+static void flat_part(const tensor *t, const cpu_run *r, i64 *from, i64 *to)
+{
+    i64 n = tensor_count(t);
+    part((n + 15) / 16, r->thread, r->n_threads, from, to);
+    *from *= 16;
+    *to = i64_min(*to * 16, n);
+}
+
+static void run_flat(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t;
+    i64           from, to;
+    flat_part(t, r, &from, &to);
+    if (to <= from) return;
+    float       *y = (float *)t->data + from;
+    const float *a = (const float *)t->src[0]->data + from, *b = t->src[1] ? (const float *)t->src[1]->data + from : NULL;
+    i64          n = to - from;
+    switch (t->op) {
+    case OP_ADD: r->k->add(y, a, b, n); break;
+    case OP_MUL: r->k->mul(y, a, b, n); break;
+    case OP_SCALE: r->k->scale(y, a, t->arg.f[0], n); break;
+    case OP_ACT: r->k->act(y, a, n, t->arg.i[0]); break;
+    case OP_ACT_GRAD: r->k->act_grad(y, a, b, n, t->arg.i[0]); break;
+    case OP_GLU: r->k->glu(y, a, b, n, t->arg.i[0]); break;
+    default: break;
+    }
+}
+
+static void run_rows(const step *s, const cpu_run *r) /* ops of one row; ADD and MUL with a second operand of one row */
+{
+    const tensor *t = s->t, *a = t->src[0], *b = t->src[1], *c = t->src[2];
+    i64           from, to;
+    part(tensor_rows(t), r->thread, r->n_threads, &from, &to);
+    for (i64 i = from; i < to; i++) {
+        float *y = row(t, i), *x = row(a, i);
+        switch (t->op) {
+        case OP_ADD: r->k->add(y, x, b->data, t->n[0]); break;
+        case OP_MUL: r->k->mul(y, x, b->data, t->n[0]); break;
+        case OP_NORM: r->k->norm(y, x, b ? b->data : NULL, c ? c->data : NULL, t->n[0], t->arg.i[0], t->arg.f[1]); break;
+        case OP_SOFTMAX: r->k->softmax(y, x, t->n[0]); break;
+        case OP_COPY: memcpy(y, x, sizeof *y * (usize)t->n[0]); break;
+        default: break;
+        }
+    }
+}
+
+static void run_rope(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *x = t->src[0], *pos = t->src[1], *factors = t->src[2];
+    int           hd = (int)t->n[0], dims = t->arg.i[0];
+    bool          neox = t->arg.i[1];
+    float         theta = t->arg.f[2], pos_scale = t->arg.f[3], sign = t->arg.f[4];
+    float        *cosine = (float *)(void *)r->own, *sine = cosine + dims / 2;
+    i64           m = t->n[2], from, to;
+    part(m, r->thread, r->n_threads, &from, &to);
+    for (i64 c = from; c < to; c++) {
+        float p = (float)ref_int(pos, c, 0) * pos_scale;
+        for (int i = 0; i < dims / 2; i++) { /* in floats, as the models were trained: frequency first, then the angle */
+            float f = (float)pow((double)theta, -2.0 * i / dims);
+            if (factors) f /= ((const float *)factors->data)[i];
+            float angle = p * f;
+            cosine[i] = (float)cos((double)angle);
+            sine[i] = (float)sin((double)angle) * sign;
+        }
+        for (i64 h = 0; h < t->n[1]; h++) {
+            const float *from_x = (const float *)(const void *)((const u8 *)x->data + h * x->stride[1] + c * x->stride[2]);
+            r->k->rope((float *)t->data + (c * t->n[1] + h) * hd, from_x, cosine, sine, dims, hd, neox);
+        }
+    }
+}
+
+static void run_kv_put(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *x = t->src[1], *slots = t->src[2];
+    i64           from, to;
+    part(x->n[1], r->thread, r->n_threads, &from, &to);
+    for (i64 c = from; c < to; c++) {
+        i32 slot = ref_int(slots, c, 0);
+        if (slot < 0 || slot >= t->n[1]) continue;
+        void        *dst = (u8 *)t->data + slot * t->stride[1];
+        const float *src = (const float *)(const void *)((const u8 *)x->data + c * x->stride[1]);
+        if (t->type == F16) r->k->to_f16(dst, src, t->n[0]);
+        else memcpy(dst, src, sizeof *src * (usize)t->n[0]);
+    }
+}
+
+static void attend_item(const tensor *t, const cpu_run *r, i64 c, i64 kvh, int first_head, int n_heads)
+{
+    const tensor *q = t->src[0], *k = t->src[1], *v = t->src[2], *span = t->src[3], *pages = t->src[4];
+    i64           group = t->n[1] / k->n[1], h = kvh * group + first_head;
+    i32           seq = ref_int(span, 0, c), first = ref_int(span, 1, c), end = ref_int(span, 2, c), window = t->arg.i[2];
+    int           hd = (int)t->n[0];
+    float        *y = (float *)t->data + (c * t->n[1] + h) * hd;
+    float        *lse = t->aux ? (float *)t->aux->data + c * t->n[1] + h : NULL;
+    i64           most = pages ? pages->n[0] * t->arg.i[3] : k->n[2];
+    if (window > 0 && first < end - window) first = end - window;
+    if (first < 0 || end > most || end <= first || (pages && (seq < 0 || seq >= pages->n[1]))) {
+        memset(y, 0, sizeof *y * (usize)(hd * n_heads));
+        for (int i = 0; lse && i < n_heads; i++) lse[i] = 0;
+        return;
+    }
+    attend_row a = {
+        .q = (const float *)(const void *)((const u8 *)q->data + h * q->stride[1] + c * q->stride[2]),
+        .k = (const u8 *)k->data + kvh * k->stride[1], .v = (const u8 *)v->data + kvh * v->stride[1],
+        .k_stride = (usize)k->stride[2], .v_stride = (usize)v->stride[2], .type = k->type,
+        .pages = pages ? (const i32 *)pages->data + seq * pages->n[0] : NULL, .page = t->arg.i[3], .first = first, .end = end,
+        .hd = hd, .n_q = n_heads, .scale = t->arg.f[0], .softcap = t->arg.f[1], .y = y, .lse = lse, .score = (float *)(void *)r->own};
+    r->k->attend(&a);
+}
+
+/* items are (row, kv head), dealt round robin since later rows see more keys; when there are fewer items than threads, the
+ * heads that share a kv head are divided too */
+static void run_attend(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t;
+    i64           kvh = t->src[1]->n[1], group = t->n[1] / kvh, items = kvh * t->n[2];
+    i64           cuts = items >= r->n_threads ? 1 : i64_min(group, (r->n_threads + items - 1) / items);
+    for (i64 i = r->thread; i < items * cuts; i += r->n_threads) {
+        i64 from, to;
+        part(group, (int)(i % cuts), (int)cuts, &from, &to);
+        if (to > from) attend_item(t, r, i / cuts / kvh, i / cuts % kvh, (int)from, (int)(to - from));
+    }
+}
+
+static void run_pool(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *x = t->src[0], *span = t->src[1];
+    i64           from, to;
+    part(t->n[1], r->thread, r->n_threads, &from, &to);
+    for (i64 i = from; i < to; i++) {
+        i32    first = ref_int(span, 0, i), end = ref_int(span, 1, i);
+        float *y = row(t, i);
+        memset(y, 0, sizeof *y * (usize)t->n[0]);
+        if (first < 0 || end > x->n[1] || end <= first) continue;
+        if (t->arg.i[0] == POOL_FIRST) memcpy(y, row(x, first), sizeof *y * (usize)t->n[0]);
+        else if (t->arg.i[0] == POOL_LAST) memcpy(y, row(x, end - 1), sizeof *y * (usize)t->n[0]);
+        else {
+            for (i64 c = first; c < end; c++) r->k->add(y, y, row(x, c), t->n[0]);
+            r->k->scale(y, y, 1.0f / (float)(end - first), t->n[0]);
+        }
+    }
+}
+
+static void run_xent(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *x = t->src[0], *want = t->src[1];
+    i64           from, to;
+    part(t->n[1], r->thread, r->n_threads, &from, &to);
+    for (i64 c = from; c < to; c++) {
+        i32    w = ref_int(want, c, 0);
+        float *l = row(x, c);
+        *row(t, c) = w < 0 || w >= x->n[0] ? 0 : r->k->lse(l, x->n[0]) - l[w];
+    }
+}
+
+static bool choose_elementwise(tensor *t, step *s)
+{
+    tensor *a = t->src[0], *b = t->src[1];
+    if (!f32_rows(a) || (b && !f32_rows(b)) || !tensor_same_shape(t, a)) return false;
+    s->run = run_flat;
+    if (tensor_contiguous(a) && (!b || (tensor_contiguous(b) && tensor_same_shape(a, b)))) return true;
+    s->run = run_rows;
+    return (t->op == OP_ADD || t->op == OP_MUL) && b && tensor_rows(b) == 1 && b->n[0] == t->n[0];
+}
+
+static bool attend_fits(const tensor *t, usize *per_thread)
+{
+    const tensor *k = t->src[1], *v = t->src[2], *pages = t->src[4];
+    i64           most = pages ? pages->n[0] * t->arg.i[3] : k->n[2], group = t->n[1] / k->n[1];
+    i64           window = t->arg.i[2];
+    if (window > 0) most = i64_min(most, window);
+    *per_thread = (usize)((most + 31) * group) * sizeof(float);
+    return f32_rows(t->src[0]) && t->src[0]->stride[1] == t->n[0] * 4 && (k->type == F32 || k->type == F16) && v->type == k->type &&
+           k->stride[0] == dtype_table[k->type].bytes && v->stride[0] == k->stride[0];
+}
+
+bool step_choose(cpu_backend *c, cpu_plan *cp, tensor *t, step *s, usize *per_thread, usize *shared)
+{
+    if (t->type != F32 && t->op != OP_KV_PUT) return false;
+    tensor *a = t->src[0];
+    switch (t->op) {
+    case OP_EMBED:
+    case OP_MATMUL: return step_choose_matmul(c, cp, t, s, per_thread, shared);
+    case OP_ADD:
+    case OP_MUL:
+    case OP_SCALE:
+    case OP_ACT:
+    case OP_ACT_GRAD:
+    case OP_GLU: return choose_elementwise(t, s);
+    case OP_NORM: s->run = run_rows; return f32_rows(a) && (!t->src[1] || f32_rows(t->src[1])) && (!t->src[2] || f32_rows(t->src[2]));
+    case OP_SOFTMAX:
+    case OP_COPY: s->run = run_rows; return f32_rows(a) && a->n[0] > 1;
+    case OP_ROPE:
+        s->run = run_rope;
+        *per_thread = (usize)t->arg.i[0] * sizeof(float);
+        return f32_rows(a) && (!t->src[2] || t->src[2]->type == F32) && t->n[3] == 1;
+    case OP_KV_PUT: s->run = run_kv_put; return (t->type == F16 || t->type == F32) && f32_rows(t->src[1]);
+    case OP_ATTEND: s->run = run_attend; return attend_fits(t, per_thread);
+    case OP_POOL: s->run = run_pool; return f32_rows(a);
+    case OP_XENT: s->run = run_xent; return f32_rows(a);
+    default: return false;
+    }
+}
