@@ -12,20 +12,22 @@ typedef struct {
     meta_kind kind, item;                   /* item: of an array */
     i64       n;                            /* items of an array, else 1 */
     union { i64 i; double f; str s; } v;    /* scalars */
-    const u8 *array;                        /* first item (strings: u64 length + bytes, checked) */
+    const u8 *array;                        /* first item, unaligned, little endian (strings: u64 length + bytes, checked) */
     usize     array_len;                    /* bytes */
+    struct { i64 i; usize at; } mark;       /* where meta_str_at stands; start with zeros */
 } meta;
 typedef struct {
     str       name;
-    dtype     type;
+    dtype     type;                         /* DTYPE_COUNT: a safetensors type without a dtype (I64, BOOL ...): listed, not readable */
     i64       n[4];                         /* n[0] is the row (contiguous); unset extents are 1 */
     int       n_dims;
-    const u8 *data;                         /* into the map; NULL in a GGUF without tensor data */
+    const u8 *data;                         /* aligned for its type; into the map, or a copy if the file has it unaligned; NULL in a GGUF without tensor data */
     usize     bytes;
 } file_tensor;
-typedef struct model_file model_file;
+typedef struct model_file model_file;      /* one thread at a time for meta_str_at, else read by any */
 err  gguf_open(model_file **, const char *path);
 err  gguf_parse(model_file **, const u8 *p, usize n, const char *name); /* borrowed bytes (tests, fuzzing) */
+err  gguf_open_meta(model_file **, const char *path);                /* metadata only: the tensor list is not looked at, whatever is in it */
 err  safetensors_open(model_file **, const char *path);
 err  safetensors_parse(model_file **, const u8 *p, usize n, const char *name);
 void model_file_close(model_file *);
@@ -35,11 +37,14 @@ usize file_n_meta(const model_file *);
 const meta *file_meta_at(const model_file *, usize);
 usize file_n_tensors(const model_file *);
 const file_tensor *file_tensor_at(const model_file *, usize);
-err  meta_str_at(const meta *, i64 i, str *out);                    /* of an array of strings: sequential access is O(1) amortised through a cursor in model_file */
+const char *meta_kind_name(meta_kind);                              /* "u32"; "array" */
+err  meta_str_at(const meta *, i64 i, str *out);                    /* of an array of strings: sequential access is O(1) amortised (meta.mark moves) */
+err  meta_i64_at(const meta *, i64 i, i64 *out);                    /* of an array of integers or booleans, or item 0 of a scalar */
+err  meta_f64_at(const meta *, i64 i, double *out);                 /* the same for any number */
 err  file_str(const model_file *, const char *key, str *out);       /* FORMAT with key, found and expected kind */
-err  file_i64(const model_file *, const char *key, i64 *out);       /* any integer kind */
-err  file_f64(const model_file *, const char *key, double *out);
-i64    file_i64_or(const model_file *, const char *key, i64 otherwise);
+err  file_i64(const model_file *, const char *key, i64 *out);       /* any integer kind, and bool */
+err  file_f64(const model_file *, const char *key, double *out);    /* any number */
+i64    file_i64_or(const model_file *, const char *key, i64 otherwise); /* when absent or of another kind */
 double file_f64_or(const model_file *, const char *key, double otherwise);
 err  file_strings(const model_file *, const char *key, arena *, str **out, i64 *n); /* a whole array; *out NULL and n 0 when absent */
 
