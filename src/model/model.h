@@ -1,0 +1,104 @@
+/* model/model.h - files -> weights -> graphs. The only folder that knows architecture names, metadata keys and tensor names.
+ * A model is immutable after model_open and may be shared by threads; graphs built from it borrow its weights. */
+#ifndef MARU_MODEL_H
+#define MARU_MODEL_H
+#include "base/base.h"
+#include "tensor/tensor.h"
+#include "text/text.h"
+#include "model/file.h"
+#include "model/pull.h"
+
+/* One row per architecture (arch.c): what the one decoder and the one encoder have to know. */
+typedef struct {
+    const char *name;                       /* general.architecture */
+    bool        encoder;
+    bool        neox;                       /* rotation pairs (i, i+dims/2) */
+    bool        qk_norm;                    /* q and k normalised per head before rotation */
+    bool        post_norm;                  /* a norm after attention and after the feed-forward part too */
+    bool        scale_embedding;            /* by sqrt(width) */
+    act_kind    act;
+    int         global_every;               /* every n-th layer sees everything, the others a window; 0: all do */
+    float       local_theta;                /* rotation base of windowed layers when the file has none */
+    const char *default_pre;                /* pre-tokenizer when the file names none, or NULL */
+} arch_row;
+
+typedef struct { /* as the file says, checked; units: counts */
+    i64   n_layer, width, n_head, n_kv_head, head_dim, n_ff, n_vocab, n_ctx, window, rope_dims, n_types;
+    float eps, theta, local_theta, rope_scale, attn_scale, softcap_attn, softcap_logits;
+    bool  causal;
+    pool_kind pooling;
+} hparams;
+
+typedef struct { /* one weight matrix or vector: {type, layout} and its memory */
+    dtype  type;
+    layout lay;
+    i64    k, n;
+    void  *data;                            /* mapped or packed; NULL: the model has none */
+    char   name[48];
+} model_weight;
+typedef struct {
+    model_weight attn_norm, attn_norm_b, q, k, v, q_b, k_b, v_b, o, o_b, q_norm, k_norm, attn_post, attn_post_b;
+    model_weight ff_norm, ff_norm_b, gate, up, up_b, down, down_b, ff_post, ff_post_b;
+} layer_weights;
+typedef struct {
+    char            *path;
+    const arch_row  *arch;
+    hparams          h;
+    model_weight     embed, types, positions, embed_norm, embed_norm_b, out_norm, out_norm_b, head, rope_factors;
+    layer_weights   *layers;                /* [n_layer] */
+    tokenizer       *tok;
+    chat_template   *chat;                  /* NULL: the file has none, or it could not be parsed (chat_error) */
+    char            *chat_source, *chat_error;
+    char            *query_prefix, *passage_prefix; /* what an embedder wants in front; "" when nothing */
+    model_file      *file;
+    i64              parameters;
+    usize            file_bytes, packed_bytes;
+    sha256           id;                    /* of the file's head and size: names a model in stores and caches */
+    void            *packed;
+} model;
+
+/* Opens a GGUF. Weights that the kernels prefer interleaved are packed in parallel on `threads`; the rest stays mapped. Errors:
+ * NOTFOUND, FORMAT (which tensor or key, found, expected), UNSUPPORTED (architecture, type, tokenizer by name), NOMEM. */
+err  model_open(model **, const char *path, pool *threads);
+err  model_open_tokenizer(model **, const char *path); /* tokenizer and template only: weights may be absent or unknown */
+void model_close(model *);
+usize model_kv_bytes_per_token(const model *, dtype);
+
+/* ---- graphs ---- */
+enum { KV_PAGE = 32 };                      /* positions per KV page */
+typedef struct {                            /* one per engine: K and V of every layer, [n_kv_head*head_dim, slots] each */
+    dtype type;                             /* F16, or F32 in reference mode */
+    i64   n_pages;
+    void **k, **v;                          /* [n_layer] */
+} kv_cache;
+err  kv_cache_new(kv_cache **, const model *, i64 n_pages, dtype);
+void kv_cache_free(kv_cache *);
+
+/* Adapters are low-rank pairs per weight, several at once in slots: y += b[slot] (a[slot] x), scale folded into b. */
+typedef struct { char name[48]; i64 rank; float *a, *b; } adapter_pair; /* a [k, rank, n_slots], b [rank, n, n_slots] */
+typedef struct { adapter_pair *pair; usize n; i64 n_slots; } adapter_set;
+
+typedef struct {
+    i64  rows;                              /* tokens of the batch, padding included */
+    i64  outs;                              /* rows whose logits are wanted; 0: no head */
+    i64  seqs, max_pages;                   /* sequences; pages a sequence can have (decoder) */
+    i64  soft;                              /* given vectors among the rows (soft prompts); 0: none */
+    const adapter_set *adapters;            /* or NULL */
+} batch_shape;
+typedef struct { /* inputs are I32; a padding row has id -1, slot -1, span {0,0,0} */
+    tensor *ids;                            /* [rows] token ids, -1: none (padding or a given vector) */
+    tensor *pos;                            /* [rows] */
+    tensor *slots;                          /* [rows] KV slot to write (decoder) */
+    tensor *span;                           /* [3,rows] {sequence, first, end}: see attend */
+    tensor *pages;                          /* [max_pages,seqs] (decoder) */
+    tensor *out_rows;                       /* [outs] */
+    tensor *adapter;                        /* [rows] slot or -1; NULL without adapters */
+    tensor *soft, *soft_ids;                /* [width,soft] F32; [rows] index into it or -1; NULL when soft = 0 */
+    tensor *seq_span;                       /* [2,seqs] {first,end} rows of each sequence (encoder) */
+    tensor *hidden;                         /* out: [width,rows] after the last norm */
+    tensor *logits;                         /* out: [n_vocab,outs], NULL when outs = 0 */
+    tensor *pooled;                         /* out, encoder: [width,seqs] pooled and of unit length */
+} model_io;
+void decoder_build(graph *, const model *, const kv_cache *, const batch_shape *, model_io *); /* errors stay in the graph */
+void encoder_build(graph *, const model *, const batch_shape *, model_io *);
+#endif
