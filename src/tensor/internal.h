@@ -12,7 +12,8 @@ typedef struct {
 } op_def;
 extern const op_def op_table[OP_COUNT];
 void op_no_gradient(graph *, tensor *, tensor *, tensor **);
-#define OP(id, min_src, max_src, check, grad, ref) void check(graph *, tensor *); void grad(graph *, tensor *, tensor *, tensor **);
+void op_no_kernel(const tensor *);                                   /* leaves and views: nothing to do */
+#define OP(id, min_src, max_src, check, grad, ref) void check(graph *, tensor *); void grad(graph *, tensor *, tensor *, tensor **); void ref(const tensor *);
 #include "tensor/ops.def"
 #undef OP
 

@@ -24,37 +24,22 @@ static inline tensor *op_call(graph *g, op_id op, op_arg arg, tensor *a, tensor 
 }
 
 /* activations are F32, or F64 in a graph of doubles */
-static inline bool  op_is_real(const tensor *t) { return t->type == F32 || t->type == F64; }
-static inline bool  op_is_float(const tensor *t) { return dtype_is_float(t->type) && t->lay == LAYOUT_ROWS; }
-static inline bool  op_is_ints(const tensor *t) { return t->type == I32 && t->lay == LAYOUT_ROWS; }
+static inline bool op_is_real(const tensor *t) { return t->type == F32 || t->type == F64; }
+static inline bool op_is_float(const tensor *t) { return dtype_is_float(t->type) && t->lay == LAYOUT_ROWS; }
+static inline bool op_is_ints(const tensor *t) { return t->type == I32 && t->lay == LAYOUT_ROWS; }
 static inline dtype op_type(const tensor *a, const tensor *b) { return a->type == F64 || (b && b->type == F64) ? F64 : F32; }
-static inline bool  op_is_2d(const tensor *t) { return t->n[2] == 1 && t->n[3] == 1; }
-static inline bool  op_is_1d(const tensor *t) { return t->n[1] == 1 && op_is_2d(t); }
+static inline bool op_is_2d(const tensor *t) { return t->n[2] == 1 && t->n[3] == 1; }
+static inline bool op_is_1d(const tensor *t) { return t->n[1] == 1 && op_is_2d(t); }
 
-/* "ADD: a is [8,2] f32, b is [3] f32, expected ..." ; names stand where the tensors have them */
-static inline const char *op_called(const tensor *t, const char *role, char out[96])
+static inline shape op_shape(const tensor *t)
 {
-    char show[96];
-    if (t->name[0]) tensor_show(t, show);
-    const char *shown = t->name[0] ? show : tensor_show(t, show);
-    const char *dims = strchr(shown, '[');
-    snprintf(out, 96, "%.44s is %.48s", t->name[0] ? t->name : role, dims ? dims : shown);
-    return out;
+    shape s;
+    memcpy(s.n, t->n, sizeof s.n);
+    return s;
 }
-static inline void op_mismatch(graph *g, const tensor *y, const char *roles, const char *expected)
-{
-    char   text[224] = "", one[96];
-    usize  at = 0;
-    tensor *const *src = y->src;
-    for (int i = 0; i < 6; i++) {
-        char  role[16];
-        usize n = strcspn(roles, " ");
-        snprintf(role, sizeof role, "%.*s", (int)n, roles);
-        roles += n + (roles[n] == ' ');
-        if (src[i] && at + 1 < sizeof text) at += (usize)snprintf(text + at, sizeof text - at, "%s%s", at ? ", " : "", op_called(src[i], role, one));
-    }
-    graph_fail(g, "%s: %s; expected %s", op_table[y->op].name, text, expected);
-}
+
+/* fails the graph with "ADD: a is [8,2] f32, bias is [3] f32; expected ..."; roles name the sources that have no name */
+void op_mismatch(graph *, const tensor *y, const char *roles, const char *expected);
 #define OP_EXPECT(ok, roles, expected)                                                                                           \
     do {                                                                                                                         \
         if (!(ok)) {                                                                                                             \
@@ -67,5 +52,4 @@ static inline tensor *op_contiguous(graph *g, tensor *t) { return tensor_contigu
 
 /* When the scratch of a reference kernel cannot be had, its result is NaN: seen at once, never mistaken for a value. */
 static inline void ref_nan(const tensor *y) { EACH(y) ref_set(y, i0, i1, i2, i3, NAN); }
-static inline i64  ref_row_index(const tensor *t, i64 i1, i64 i2, i64 i3) { return i1 + t->n[1] * (i2 + t->n[2] * i3); }
 #endif

@@ -1,0 +1,185 @@
+/* tensor/op_attend.c - ATTEND and ATTEND_GRAD: softmax attention of query rows over keys named by data.
+ *
+ * ATTEND, for row r with span {sequence, first, end} and query head h over kv head c = h / (heads / kv_heads):
+ *   positions  p in [max(first, 0, end - window if windowed), end), those that have a slot
+ *   slot(p)    without pages: p; with pages: pages[p / page, sequence] * page + p % page. A slot outside [0,S), a page or a
+ *              sequence outside the table: the position is skipped, as if it did not exist
+ *   u_p = scale <q, k_p>;  s_p = softcap tanh(u_p / softcap), or u_p;  P_p = exp(s_p - lse), lse = ln sum exp(s_p)
+ *   y = sum P_p v_p;  no position: zeros
+ * One span serves causal (end = position + 1), whole-sequence, packed and prefix masks.
+ *
+ * ATTEND_GRAD recomputes P from lse, which ATTEND saves in its aux [heads,m] once the gradient is built (Dao et al. 2022,
+ * "FlashAttention"):
+ *   dP_p = <dy, v_p>;  D = sum P_p dP_p;  dS_p = P_p (dP_p - D);  dU_p = scale dS_p (1 - (s_p / softcap)^2)
+ *   dq = sum dU_p k_p;  dk_p += dU_p q;  dv_p += P_p dy       over all rows and the heads of the group
+ * Packed result: dq [hd,heads,m], dk [hd,kv_heads,S], dv the same, one after another. Keys in a paged cache come from earlier
+ * steps and have no gradient: without pages only.
+ * arg: f[0] scale, f[1] softcap, i[2] window, i[3] page. */
+#include "tensor/op.h"
+
+static bool heads_fit(const tensor *q, const tensor *k, const tensor *v, const tensor *span)
+{
+    return op_is_real(q) && q->n[3] == 1 && op_is_float(k) && op_is_float(v) && tensor_same_shape(k, v) && k->n[3] == 1 &&
+           k->n[0] == q->n[0] && q->n[1] % k->n[1] == 0 && op_is_ints(span) && op_is_2d(span) && span->n[0] == 3 &&
+           span->n[1] == q->n[2];
+}
+
+void attend_check(graph *g, tensor *y)
+{
+    const tensor *q = y->src[0], *k = y->src[1], *v = y->src[2], *span = y->src[3], *pages = y->src[4];
+    OP_EXPECT(heads_fit(q, k, v, span), "q k v span pages",
+              "q [hd,heads,m], k and v [hd,kv_heads,S], kv_heads dividing heads, span I32 [3,m]");
+    OP_EXPECT(!pages || (op_is_ints(pages) && op_is_2d(pages) && y->arg.i[3] > 0), "q k v span pages",
+              "pages I32 [max_pages,n_seq] and a page of at least 1 position");
+    OP_EXPECT(y->arg.i[2] >= 0 && y->arg.f[1] >= 0, "q k v span pages", "window and softcap of 0 (none) or more");
+    tensor_set(y, op_type(q, NULL), q->n);
+}
+
+void attend_grad_check(graph *g, tensor *y)
+{
+    const tensor *q = y->src[0], *k = y->src[1], *v = y->src[2], *span = y->src[3], *dy = y->src[4], *lse = y->src[5];
+    OP_EXPECT(heads_fit(q, k, v, span) && op_is_real(k) && op_is_real(v) && op_is_real(dy) && tensor_same_shape(dy, q) &&
+                  op_is_real(lse) && op_is_2d(lse) && lse->n[0] == q->n[1] && lse->n[1] == q->n[2],
+              "q k v span dy lse", "q [hd,heads,m], k and v [hd,kv_heads,S] f32 or f64, span I32 [3,m], dy as q, lse [heads,m]");
+    tensor_set(y, op_type(q, dy), (i64[4]){tensor_count(q) + 2 * tensor_count(k)});
+}
+
+void attend_grad(graph *g, tensor *y, tensor *dy, tensor **dx)
+{
+    tensor *q = y->src[0], *k = y->src[1], *v = y->src[2];
+    char show[96];
+    if (y->src[4]) {
+        graph_fail(g, "ATTEND: %s are pages of a cache; expected none where a gradient is wanted", tensor_show(y->src[4], show));
+        return;
+    }
+    tensor *lse = y->aux ? y->aux : tensor_aux(g, y, y->type, (shape){{q->n[1], q->n[2]}});
+    tensor *packed = node(g, OP_ATTEND_GRAD, y->arg, 6, (tensor *[]){q, k, v, y->src[3], dy, lse});
+    i64 n_q = tensor_count(q), n_k = tensor_count(k);
+    if (dx[0]) dx[0] = reshape(g, slice(g, packed, 0, 0, n_q), op_shape(q));
+    if (dx[1]) dx[1] = reshape(g, slice(g, packed, 0, n_q, n_k), op_shape(k));
+    if (dx[2]) dx[2] = reshape(g, slice(g, packed, 0, n_q + n_k, n_k), op_shape(v));
+}
+
+/* ---- reference ---- */
+
+typedef struct {
+    i64 from, to, sequence; /* positions [from,to) */
+} seen;
+
+static seen row_sees(const tensor *y, const tensor *span, const tensor *pages, i64 n_slots, i64 r)
+{
+    const i64 window = y->arg.i[2], page = y->arg.i[3];
+    seen s = {.sequence = ref_int(span, 0, r), .from = ref_int(span, 1, r), .to = ref_int(span, 2, r)};
+    s.from = i64_max(s.from, window ? i64_max(s.to - window, 0) : 0);
+    s.to = i64_min(s.to, pages ? pages->n[0] * page : n_slots);
+    if (pages && (s.sequence < 0 || s.sequence >= pages->n[1])) s.to = s.from;
+    return s;
+}
+
+static i64 slot_at(const tensor *y, const tensor *pages, i64 n_slots, seen s, i64 p)
+{
+    const i64 page = y->arg.i[3];
+    if (!pages) return p;
+    i64 number = ref_int(pages, p / page, s.sequence), slot = number * page + p % page;
+    return number >= 0 && slot < n_slots ? slot : -1;
+}
+
+static double dot_heads(const tensor *a, i64 head_a, i64 row_a, const tensor *b, i64 head_b, i64 row_b)
+{
+    double sum = 0;
+    for (i64 i = 0; i < a->n[0]; i++) sum += ref_get(a, i, head_a, row_a, 0) * ref_get(b, i, head_b, row_b, 0);
+    return sum;
+}
+
+static double score_of(const tensor *y, const tensor *q, i64 h, i64 r, const tensor *k, i64 c, i64 slot)
+{
+    double u = (double)y->arg.f[0] * dot_heads(q, h, r, k, c, slot), cap = (double)y->arg.f[1];
+    return cap > 0 ? cap * tanh(u / cap) : u;
+}
+
+/* row r, head h; score [S + hd]: scores by slot order of positions, then the sums of y */
+static void attend_one(const tensor *y, i64 h, i64 r, double *score)
+{
+    const tensor *q = y->src[0], *k = y->src[1], *v = y->src[2], *pages = y->src[4];
+    const i64 c = h / (q->n[1] / k->n[1]), n_slots = k->n[2];
+    seen s = row_sees(y, y->src[3], pages, n_slots, r);
+    double top = -INFINITY, sum = 0;
+    for (i64 i = 0; i < y->n[0]; i++) score[i] = 0;
+    for (i64 p = s.from; p < s.to; p++) {
+        i64 slot = slot_at(y, pages, n_slots, s, p);
+        if (slot < 0) continue;
+        double now = score_of(y, q, h, r, k, c, slot), scale_old = 1;
+        if (now > top) { /* keep the sums relative to the largest score so far */
+            scale_old = exp(top - now);
+            top = now;
+        }
+        double weight_p = exp(now - top);
+        sum = sum * scale_old + weight_p;
+        for (i64 i = 0; i < y->n[0]; i++) score[i] = score[i] * scale_old + weight_p * ref_get(v, i, c, slot, 0);
+    }
+    for (i64 i = 0; i < y->n[0]; i++) ref_set(y, i, h, r, 0, sum > 0 ? score[i] / sum : 0);
+    if (y->aux) ref_set(y->aux, h, r, 0, 0, sum > 0 ? top + log(sum) : -INFINITY);
+}
+
+void attend_ref(const tensor *y)
+{
+    double *sums = mem_array(double, y->n[0]); /* [hd] */
+    if (!sums) {
+        ref_nan(y);
+        return;
+    }
+    for (i64 r = 0; r < y->n[2]; r++)
+        for (i64 h = 0; h < y->n[1]; h++) attend_one(y, h, r, sums);
+    mem_free(sums);
+}
+
+/* dq, dk, dv in double; p and dp [S] hold P and dP of one row and head */
+static void attend_grad_one(const tensor *y, i64 h, i64 r, double *dq, double *dk, double *dv, double *p, double *dp)
+{
+    const tensor *q = y->src[0], *k = y->src[1], *v = y->src[2], *dy = y->src[4];
+    const i64 hd = q->n[0], c = h / (q->n[1] / k->n[1]);
+    const double lse = ref_get(y->src[5], h, r, 0, 0), cap = (double)y->arg.f[1];
+    seen s = row_sees(y, y->src[3], NULL, k->n[2], r);
+    double along = 0;
+    for (i64 j = s.from; j < s.to; j++) {
+        p[j] = exp(score_of(y, q, h, r, k, c, j) - lse);
+        dp[j] = dot_heads(dy, h, r, v, c, j);
+        along += p[j] * dp[j];
+    }
+    for (i64 j = s.from; j < s.to; j++) {
+        double du = p[j] * (dp[j] - along) * (double)y->arg.f[0];
+        if (cap > 0) {
+            double t = score_of(y, q, h, r, k, c, j) / cap;
+            du *= 1 - t * t;
+        }
+        for (i64 i = 0; i < hd; i++) {
+            dq[(r * q->n[1] + h) * hd + i] += du * ref_get(k, i, c, j, 0);
+            dk[(j * k->n[1] + c) * hd + i] += du * ref_get(q, i, h, r, 0);
+            dv[(j * k->n[1] + c) * hd + i] += p[j] * ref_get(dy, i, h, r, 0);
+        }
+    }
+}
+
+void attend_grad_ref(const tensor *y)
+{
+    const tensor *q = y->src[0], *k = y->src[1];
+    const i64 n_q = tensor_count(q), n_k = tensor_count(k);
+    double *sum = mem_array(double, y->n[0]), *p = mem_array(double, 2 * k->n[2]); /* packed as y; [S], [S] */
+    if (sum && p) {
+        for (i64 r = 0; r < q->n[2]; r++)
+            for (i64 h = 0; h < q->n[1]; h++) attend_grad_one(y, h, r, sum, sum + n_q, sum + n_q + n_k, p, p + k->n[2]);
+        for (i64 i = 0; i < y->n[0]; i++) ref_set(y, i, 0, 0, 0, sum[i]);
+    } else {
+        ref_nan(y);
+    }
+    mem_free(sum);
+    mem_free(p);
+}
+
+tensor *attend(graph *g, tensor *q, tensor *k, tensor *v, tensor *span, tensor *pages, attend_arg a)
+{
+    op_arg arg = {.f = {a.scale, a.softcap}};
+    arg.i[2] = a.window;
+    arg.i[3] = a.page;
+    return node(g, OP_ATTEND, arg, pages ? 5 : 4, (tensor *[]){q, k, v, span, pages});
+}
