@@ -1,0 +1,119 @@
+/* tensor/block.h - the quantised blocks as files have them (ggml's published layouts), as structs with accessors to codes.
+ *
+ * Why: decoding (dtype.c) and interleaving (weight.c) need the same bits; both go through "codes", the unsigned integers of
+ * a block in order of k, so that each layout is written down exactly once, here. Not for other folders. Scales are little
+ * endian IEEE halves and are read by memcpy: a mapped file promises no alignment beyond what it happens to have. */
+#ifndef MARU_TENSOR_BLOCK_H
+#define MARU_TENSOR_BLOCK_H
+#include "tensor/tensor.h"
+
+enum { Q32 = 32, QK = 256 }; /* values of a block, of a superblock */
+typedef struct {
+    u8 d[2];
+    i8 q[32];
+} block_q8_0; /* w = d * q */
+typedef struct {
+    u8 d[2];
+    u8 q[16];
+} block_q4_0; /* w = d * (code - 8) */
+typedef struct {
+    u8 d[2], m[2];
+    u8 q[16];
+} block_q4_1; /* w = d * code + m */
+typedef struct {
+    u8 d[2];
+    u8 high[4];
+    u8 q[16];
+} block_q5_0; /* w = d * (code - 16) */
+typedef struct {
+    u8 d[2], dmin[2];
+    u8 scales[12];
+    u8 q[128];
+} block_q4_k; /* w = d*sc * code - dmin*mn, 8 sub-blocks of 32 */
+typedef struct {
+    u8 low[128], high[64];
+    i8 scales[16];
+    u8 d[2];
+} block_q6_k; /* w = d*sc * (code - 32), 16 sub-blocks of 16 */
+_Static_assert(sizeof(block_q8_0) == 34 && sizeof(block_q4_0) == 18 && sizeof(block_q4_1) == 20 && sizeof(block_q5_0) == 22 &&
+                   sizeof(block_q4_k) == 144 && sizeof(block_q6_k) == 210,
+               "file blocks have no padding");
+
+static inline u16 half_get(const u8 b[2]) { return (u16)(b[0] | b[1] << 8); }
+static inline void half_put(u8 b[2], u16 h) { b[0] = (u8)h, b[1] = (u8)(h >> 8); }
+
+/* 16 bytes of nibbles: value i below, value i + 16 above */
+static inline void codes_get_nibbles(const u8 q[16], u8 codes[32])
+{
+    for (int i = 0; i < 16; i++) codes[i] = q[i] & 15, codes[i + 16] = q[i] >> 4;
+}
+static inline void codes_put_nibbles(u8 q[16], const u8 codes[32])
+{
+    for (int i = 0; i < 16; i++) q[i] = (u8)((codes[i] & 15) | codes[i + 16] << 4);
+}
+
+static inline void codes_get_q5_0(const block_q5_0 *b, u8 codes[32])
+{
+    codes_get_nibbles(b->q, codes);
+    for (int i = 0; i < 32; i++) codes[i] |= (u8)((b->high[i / 8] >> (i % 8) & 1) << 4);
+}
+static inline void codes_put_q5_0(block_q5_0 *b, const u8 codes[32])
+{
+    codes_put_nibbles(b->q, codes);
+    memset(b->high, 0, sizeof b->high);
+    for (int i = 0; i < 32; i++) b->high[i / 8] |= (u8)((codes[i] >> 4) << (i % 8));
+}
+
+/* 32 bytes for each 64 values: value i below, value i + 32 above */
+static inline void codes_get_q4_k(const block_q4_k *b, u8 codes[256])
+{
+    for (int c = 0; c < 4; c++)
+        for (int i = 0; i < 32; i++) {
+            u8 q = b->q[32 * c + i];
+            codes[64 * c + i] = q & 15, codes[64 * c + 32 + i] = q >> 4;
+        }
+}
+static inline void codes_put_q4_k(block_q4_k *b, const u8 codes[256])
+{
+    for (int c = 0; c < 4; c++)
+        for (int i = 0; i < 32; i++) b->q[32 * c + i] = (u8)(codes[64 * c + i] | codes[64 * c + 32 + i] << 4);
+}
+/* 16 six-bit numbers in 12 bytes: scales and minima 0..3 in the low six bits of bytes 0..3 and 4..7, their upper two bits and
+ * bytes 8..11 (nibbles) hold numbers 4..7 */
+static inline void scales_get_q4_k(const u8 p[12], u8 sc[8], u8 mn[8])
+{
+    for (int j = 0; j < 4; j++) {
+        sc[j] = p[j] & 63, mn[j] = p[j + 4] & 63;
+        sc[j + 4] = (u8)((p[j + 8] & 15) | p[j] >> 6 << 4);
+        mn[j + 4] = (u8)(p[j + 8] >> 4 | p[j + 4] >> 6 << 4);
+    }
+}
+static inline void scales_put_q4_k(u8 p[12], const u8 sc[8], const u8 mn[8])
+{
+    for (int j = 0; j < 4; j++) {
+        p[j] = (u8)(sc[j] | sc[j + 4] >> 4 << 6), p[j + 4] = (u8)(mn[j] | mn[j + 4] >> 4 << 6);
+        p[j + 8] = (u8)((sc[j + 4] & 15) | (mn[j + 4] & 15) << 4);
+    }
+}
+
+/* each half of 128 values: 64 bytes of nibbles (value i below, i + 64 above), 32 bytes of bit pairs (i, i+32, i+64, i+96) */
+static inline void codes_get_q6_k(const block_q6_k *b, u8 codes[256])
+{
+    for (int h = 0; h < 2; h++)
+        for (int i = 0; i < 32; i++) {
+            u8 a = b->low[64 * h + i], c = b->low[64 * h + 32 + i], e = b->high[32 * h + i], *o = codes + 128 * h + i;
+            o[0] = (u8)((a & 15) | (e & 3) << 4), o[32] = (u8)((c & 15) | (e >> 2 & 3) << 4);
+            o[64] = (u8)(a >> 4 | (e >> 4 & 3) << 4), o[96] = (u8)(c >> 4 | e >> 6 << 4);
+        }
+}
+static inline void codes_put_q6_k(block_q6_k *b, const u8 codes[256])
+{
+    for (int h = 0; h < 2; h++)
+        for (int i = 0; i < 32; i++) {
+            const u8 *o = codes + 128 * h + i;
+            b->low[64 * h + i] = (u8)((o[0] & 15) | (o[64] & 15) << 4);
+            b->low[64 * h + 32 + i] = (u8)((o[32] & 15) | (o[96] & 15) << 4);
+            b->high[32 * h + i] = (u8)(o[0] >> 4 | o[32] >> 4 << 2 | o[64] >> 4 << 4 | o[96] >> 4 << 6);
+        }
+}
+#endif

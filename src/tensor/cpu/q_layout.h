@@ -1,0 +1,79 @@
+/* tensor/cpu/q_layout.h - LAYOUT_R8 byte by byte, and the arithmetic that every level of q_*.c must reproduce to the last bit.
+ *
+ * Eight rows are interleaved so that one 32-bit lane of a 256-bit vector is one row. A "quad" is 4 consecutive values of k; a
+ * 32-byte vector holds one quad of each of the 8 rows: byte 4*row + i is value 4*quad + i. A block of 32 values is 8 quads.
+ *   nibbles   u8 [4 pairs][8 rows][4]: vector p holds quad p in the low and quad p+4 in the high nibbles: one `and`, one shift
+ *   bits      u8 [8 rows][4]: bit q of byte i is bit 4 of value 4*q + i
+ *   bit pairs u8 [2 halves][8 rows][4]: bits 2t,2t+1 of byte i of half h are bits 4,5 of value 4*(4*h + t) + i
+ *   bytes     u8 [8 quads][8 rows][4]
+ * No 32-byte load crosses a cache line when the group does not (groups are a multiple of 64 bytes). The scales of the types
+ * with blocks of 32 stand together in front of the values (the "head"), because 16 bytes in every block would misalign all.
+ *
+ *   type   file  here (bits per weight, k = 1536)   group of 8 rows
+ *   Q8_0   8.50  8.50     u16 d[k/32][8], pad to 64, i8 bytes[k/32]        (stored value = q)
+ *   Q4_0   4.50  4.50     u16 d[k/32][8], pad to 64, nibbles[k/32]
+ *   Q4_1   5.00  5.00     u16 dm[k/32][2][8] (d, m), nibbles[k/32]
+ *   Q5_0   5.50  5.50     u16 d[k/32][8], pad to 64, {nibbles, bits}[k/32]
+ *   Q4_K   4.50  4.50     r8_q4_k[k/256]: the file's 12 scale bytes stay packed, as three words of a lane
+ *   Q6_K   6.56  6.58     u16 d[k/256][8], pad to 64, r8_q6_k[k/256]
+ *
+ * Arithmetic. x is a row of kern.h's 8-bit activations: dx_j, s_j, q, and h (sums of 16). All integer sums are exact; every
+ * float operation below is one IEEE single operation, rounded on its own, in this order; y starts at +0.
+ *   quant   per block: m = the largest |x|. If m is infinite or any x is NaN: d = s = NaN, q = h = 0, so that the outputs are
+ *           NaN too. If d = m/127 is below FLT_MIN: d = s = 0, q = h = 0. Else t = x/d, q = t rounded half away from zero
+ *           (|q| <= 127), s = d * (float)sum(q).
+ *   Q8_0    y = y + (d*dx) * (float)(sum w*q)
+ *   Q4_0    y = y + (d*dx) * (float)(sum code*q - 8*sum q)
+ *   Q5_0    y = y + (d*dx) * (float)(sum code*q - 16*sum q)
+ *   Q4_1    y = y + ((d*dx) * (float)(sum code*q) + m*s)
+ *   Q4_K    a = m = 0; for j in 0..7: a = a + dx_j * (float)(sc_j * sum_j code*q), m = m + (float)mn_j * s_j;
+ *           then y = y + (d*a - dmin*m)
+ *   Q6_K    a = 0; for j in 0..7: a = a + dx_j * (float)(sc_2j * sum_16 (code-32)*q + sc_2j+1 * sum_16 (code-32)*q);
+ *           then y = y + d*a
+ * The largest |integer| that becomes a float is 128*32*127*32 = 16,646,144 < 2^24: all conversions are exact. */
+#ifndef MARU_CPU_Q_LAYOUT_H
+#define MARU_CPU_Q_LAYOUT_H
+#include "tensor/tensor.h"
+
+typedef struct {
+    u16 d[8], dmin[8];
+    u32 scales[3][8]; /* word w of row r: file bytes 4w..4w+3 */
+    u8 nibbles[8][4][32];
+} r8_q4_k;
+typedef struct {
+    i8 scales[4][8][4]; /* [word][row][byte]: scale 4*word + byte */
+    struct {
+        u8 nibbles[4][32], pairs[2][32];
+    } block[8];
+} r8_q6_k;
+_Static_assert(sizeof(r8_q4_k) == 1152 && sizeof(r8_q6_k) == 1664, "whole cache lines");
+typedef struct {
+    u8 nibbles[4][32], bits[32];
+} r8_q5_0;
+
+static inline usize r8_round64(usize n) { return (n + 63) / 64 * 64; }
+static inline usize r8_head(dtype t, i64 k) /* bytes in front of the values */
+{
+    switch (t) {
+    case Q8_0:
+    case Q4_0:
+    case Q5_0: return r8_round64(16 * (usize)(k / 32));
+    case Q4_1: return r8_round64(32 * (usize)(k / 32));
+    case Q6_K: return r8_round64(16 * (usize)(k / 256));
+    default: return 0;
+    }
+}
+static inline usize r8_body(dtype t, i64 k)
+{
+    switch (t) {
+    case Q8_0: return 256 * (usize)(k / 32);
+    case Q4_0:
+    case Q4_1: return 128 * (usize)(k / 32);
+    case Q5_0: return sizeof(r8_q5_0) * (usize)(k / 32);
+    case Q4_K: return sizeof(r8_q4_k) * (usize)(k / 256);
+    case Q6_K: return sizeof(r8_q6_k) * (usize)(k / 256);
+    default: return 0;
+    }
+}
+static inline usize r8_group_bytes(dtype t, i64 k) { return r8_round64(r8_head(t, k) + r8_body(t, k)); }
+#endif

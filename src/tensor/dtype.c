@@ -1,0 +1,293 @@
+/* tensor/dtype.c - number and block formats: what a row of any type means in float32, and a plain way to write one.
+ *
+ * Decoders follow ggml's published layouts bit by bit, in the same float32 operations, so that decoded weights equal those of
+ * every other program that reads the file (tests/tensor/make_dtype_golden.py checks against the python package gguf).
+ * Encoders take the scale from the largest value and round to nearest; they serve tests, caches and small conversions. They do
+ * not search for better scales or weigh errors: that is the quantiser's work (quant/). No encoder crashes on NaN or infinity,
+ * but a block that holds one decodes to nothing meaningful. */
+#include "tensor/block.h"
+#include <float.h>
+#include <math.h>
+
+/* ---- scalars ---------------------------------------------------------------------------------------------------------- */
+static u32 bits_of(float f)
+{
+    union {
+        float f;
+        u32 u;
+    } x = {f};
+    return x.u;
+}
+static float float_of(u32 u)
+{
+    union {
+        u32 u;
+        float f;
+    } x = {u};
+    return x.f;
+}
+
+float f16_to_f32(u16 h)
+{
+    u32 sign = (u32)(h & 0x8000) << 16, rest = h & 0x7fff;
+    if (rest >= 0x7c00) return float_of(sign | 0x7f800000 | (rest & 0x3ff) << 13); /* infinity, NaN with its payload */
+    if (rest < 0x400) return float_of(sign | bits_of((float)rest * 0x1p-24f));     /* zero and subnormals: exact product */
+    return float_of(sign | ((rest << 13) + (112u << 23)));
+}
+
+u16 f32_to_f16(float f)
+{
+    u32 u = bits_of(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
+    if (a > 0x7f800000) return (u16)(sign | 0x7e00 | (a >> 13 & 0x3ff)); /* NaN stays NaN, made quiet as the hardware does */
+    if (a >= 0x47800000) return (u16)(sign | 0x7c00);                    /* 65536 and more */
+    if (a < 0x38800000) /* below 2^-14: the addition rounds to multiples of 2^-24 */
+        return (u16)(sign | (bits_of(float_of(a) + 0.5f) - 0x3f000000));
+    return (u16)(sign | ((a + 0xfff + (a >> 13 & 1) - (112u << 23)) >> 13)); /* a carry out of 65504 gives infinity */
+}
+
+u16 f32_to_bf16(float f)
+{
+    u32 u = bits_of(f);
+    if ((u & 0x7fffffff) > 0x7f800000) return (u16)(u >> 16 | 0x40);
+    return (u16)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+/* ---- decode: src in file layout, dst [n] ------------------------------------------------------------------------------- */
+static void decode_f32(const void *src, float *dst, i64 n) { memcpy(dst, src, (usize)n * sizeof *dst); }
+static void decode_f16(const void *src, float *dst, i64 n)
+{
+    const u8 *p = src;
+    for (i64 i = 0; i < n; i++) dst[i] = f16_to_f32(half_get(p + 2 * i));
+}
+static void decode_bf16(const void *src, float *dst, i64 n)
+{
+    const u8 *p = src;
+    for (i64 i = 0; i < n; i++) dst[i] = bf16_to_f32(half_get(p + 2 * i));
+}
+static void decode_f64(const void *src, float *dst, i64 n)
+{
+    for (i64 i = 0; i < n; i++) {
+        double v;
+        memcpy(&v, (const u8 *)src + 8 * i, sizeof v);
+        dst[i] = (float)v;
+    }
+}
+static void decode_i32(const void *src, float *dst, i64 n)
+{
+    for (i64 i = 0; i < n; i++) {
+        i32 v;
+        memcpy(&v, (const u8 *)src + 4 * i, sizeof v);
+        dst[i] = (float)v;
+    }
+}
+
+static void decode_q8_0(const void *src, float *dst, i64 n)
+{
+    for (const block_q8_0 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
+        float d = f16_to_f32(half_get(b->d));
+        for (int i = 0; i < Q32; i++) dst[i] = d * (float)b->q[i];
+    }
+}
+static void decode_q4_0(const void *src, float *dst, i64 n)
+{
+    u8 codes[Q32];
+    for (const block_q4_0 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
+        float d = f16_to_f32(half_get(b->d));
+        codes_get_nibbles(b->q, codes);
+        for (int i = 0; i < Q32; i++) dst[i] = d * (float)(codes[i] - 8);
+    }
+}
+static void decode_q4_1(const void *src, float *dst, i64 n)
+{
+    u8 codes[Q32];
+    for (const block_q4_1 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
+        float d = f16_to_f32(half_get(b->d)), m = f16_to_f32(half_get(b->m));
+        codes_get_nibbles(b->q, codes);
+        for (int i = 0; i < Q32; i++) dst[i] = d * (float)codes[i] + m;
+    }
+}
+static void decode_q5_0(const void *src, float *dst, i64 n)
+{
+    u8 codes[Q32];
+    for (const block_q5_0 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
+        float d = f16_to_f32(half_get(b->d));
+        codes_get_q5_0(b, codes);
+        for (int i = 0; i < Q32; i++) dst[i] = d * (float)(codes[i] - 16);
+    }
+}
+static void decode_q4_k(const void *src, float *dst, i64 n)
+{
+    u8 codes[QK], sc[8], mn[8];
+    for (const block_q4_k *b = src; n > 0; b++, dst += QK, n -= QK) {
+        float d = f16_to_f32(half_get(b->d)), dmin = f16_to_f32(half_get(b->dmin));
+        scales_get_q4_k(b->scales, sc, mn);
+        codes_get_q4_k(b, codes);
+        for (int j = 0; j < 8; j++) {
+            float s = d * (float)sc[j], m = dmin * (float)mn[j];
+            for (int i = 32 * j; i < 32 * j + 32; i++) dst[i] = s * (float)codes[i] - m;
+        }
+    }
+}
+static void decode_q6_k(const void *src, float *dst, i64 n)
+{
+    u8 codes[QK];
+    for (const block_q6_k *b = src; n > 0; b++, dst += QK, n -= QK) {
+        float d = f16_to_f32(half_get(b->d));
+        codes_get_q6_k(b, codes);
+        for (int j = 0; j < 16; j++) {
+            float s = d * (float)b->scales[j];
+            for (int i = 16 * j; i < 16 * j + 16; i++) dst[i] = s * (float)(codes[i] - 32);
+        }
+    }
+}
+
+/* ---- encode: src [n], dst in file layout -------------------------------------------------------------------------------- */
+static void encode_f32(const float *src, void *dst, i64 n) { memcpy(dst, src, (usize)n * sizeof *src); }
+static void encode_f16(const float *src, void *dst, i64 n)
+{
+    for (i64 i = 0; i < n; i++) half_put((u8 *)dst + 2 * i, f32_to_f16(src[i]));
+}
+static void encode_bf16(const float *src, void *dst, i64 n)
+{
+    for (i64 i = 0; i < n; i++) half_put((u8 *)dst + 2 * i, f32_to_bf16(src[i]));
+}
+static void encode_f64(const float *src, void *dst, i64 n)
+{
+    for (i64 i = 0; i < n; i++) {
+        double v = src[i];
+        memcpy((u8 *)dst + 8 * i, &v, sizeof v);
+    }
+}
+
+/* nearest integer inside [lo, hi]; NaN gives lo, so that no conversion is ever undefined */
+static int nearest(float x, int lo, int hi)
+{
+    if (!(x > (float)lo)) return lo;
+    if (x > (float)hi) return hi;
+    return (int)lrintf(x);
+}
+static float inverse(float d) { return fabsf(d) > FLT_MIN ? 1.0f / d : 0.0f; }
+
+/* the value of largest magnitude, with its sign: mapping it to the negative end uses the whole two's complement range */
+static float extreme(const float *x, int n)
+{
+    float best = 0;
+    for (int i = 0; i < n; i++)
+        if (fabsf(x[i]) > fabsf(best)) best = x[i];
+    return best;
+}
+static void extent(const float *x, int n, float *lo, float *hi)
+{
+    *lo = *hi = x[0];
+    for (int i = 1; i < n; i++) {
+        if (x[i] < *lo) *lo = x[i];
+        if (x[i] > *hi) *hi = x[i];
+    }
+}
+static float put_scale(u8 b[2], float d) /* what the decoder will read */
+{
+    u16 h = f32_to_f16(d);
+    half_put(b, h);
+    return f16_to_f32(h);
+}
+static void put_codes(u8 *codes, const float *x, int n, float inv, float shift, int hi)
+{
+    for (int i = 0; i < n; i++) codes[i] = (u8)nearest(x[i] * inv + shift, 0, hi);
+}
+
+static void encode_q8_0(const float *src, void *dst, i64 n)
+{
+    for (block_q8_0 *b = dst; n > 0; b++, src += Q32, n -= Q32) {
+        float inv = inverse(put_scale(b->d, fabsf(extreme(src, Q32)) / 127));
+        for (int i = 0; i < Q32; i++) b->q[i] = (i8)nearest(src[i] * inv, -127, 127);
+    }
+}
+static void encode_q4_0(const float *src, void *dst, i64 n)
+{
+    u8 codes[Q32];
+    for (block_q4_0 *b = dst; n > 0; b++, src += Q32, n -= Q32) {
+        float inv = inverse(put_scale(b->d, extreme(src, Q32) / -8));
+        put_codes(codes, src, Q32, inv, 8, 15);
+        codes_put_nibbles(b->q, codes);
+    }
+}
+static void encode_q4_1(const float *src, void *dst, i64 n)
+{
+    u8 codes[Q32];
+    for (block_q4_1 *b = dst; n > 0; b++, src += Q32, n -= Q32) {
+        float lo, hi;
+        extent(src, Q32, &lo, &hi);
+        float m = put_scale(b->m, lo), inv = inverse(put_scale(b->d, (hi - lo) / 15));
+        put_codes(codes, src, Q32, inv, -m * inv, 15);
+        codes_put_nibbles(b->q, codes);
+    }
+}
+static void encode_q5_0(const float *src, void *dst, i64 n)
+{
+    u8 codes[Q32];
+    for (block_q5_0 *b = dst; n > 0; b++, src += Q32, n -= Q32) {
+        float inv = inverse(put_scale(b->d, extreme(src, Q32) / -16));
+        put_codes(codes, src, Q32, inv, 16, 31);
+        codes_put_q5_0(b, codes);
+    }
+}
+static void encode_q4_k(const float *src, void *dst, i64 n)
+{
+    u8 codes[QK], sc[8], mn[8];
+    for (block_q4_k *b = dst; n > 0; b++, src += QK, n -= QK) {
+        float scale[8], low[8], top_scale = 0,
+                                top_low = 0; /* w = scale * code - low, low >= 0: the format has no positive minimum */
+        for (int j = 0; j < 8; j++) {
+            float lo, hi;
+            extent(src + 32 * j, 32, &lo, &hi);
+            low[j] = lo < 0 ? -lo : 0;
+            scale[j] = (hi + low[j]) / 15;
+            if (scale[j] > top_scale) top_scale = scale[j];
+            if (low[j] > top_low) top_low = low[j];
+        }
+        float d = put_scale(b->d, top_scale / 63), dmin = put_scale(b->dmin, top_low / 63);
+        for (int j = 0; j < 8; j++) {
+            sc[j] = (u8)nearest(scale[j] * inverse(d), 0, 63), mn[j] = (u8)nearest(low[j] * inverse(dmin), 0, 63);
+            float inv = inverse(d * (float)sc[j]);
+            put_codes(codes + 32 * j, src + 32 * j, 32, inv, dmin * (float)mn[j] * inv, 15);
+        }
+        scales_put_q4_k(b->scales, sc, mn);
+        codes_put_q4_k(b, codes);
+    }
+}
+static void encode_q6_k(const float *src, void *dst, i64 n)
+{
+    u8 codes[QK];
+    for (block_q6_k *b = dst; n > 0; b++, src += QK, n -= QK) {
+        float scale[16];
+        for (int j = 0; j < 16; j++) scale[j] = extreme(src + 16 * j, 16) / -32;
+        float d = put_scale(b->d, extreme(scale, 16) / -128), inv_d = inverse(d);
+        for (int j = 0; j < 16; j++) {
+            b->scales[j] = (i8)nearest(scale[j] * inv_d, -128, 127);
+            put_codes(codes + 16 * j, src + 16 * j, 16, inverse(d * (float)b->scales[j]), 32, 63);
+        }
+        codes_put_q6_k(b, codes);
+    }
+}
+
+/* ---- the table ----------------------------------------------------------------------------------------------------------- */
+const dtype_info dtype_table[DTYPE_COUNT] = {
+    [F32] = {"f32", 0, 1, 4, false, decode_f32, encode_f32},
+    [F16] = {"f16", 1, 1, 2, false, decode_f16, encode_f16},
+    [BF16] = {"bf16", 30, 1, 2, false, decode_bf16, encode_bf16},
+    [F64] = {"f64", 28, 1, 8, false, decode_f64, encode_f64},
+    [I32] = {"i32", 26, 1, 4, false, decode_i32, NULL},
+    [Q8_0] = {"q8_0", 8, Q32, sizeof(block_q8_0), true, decode_q8_0, encode_q8_0},
+    [Q4_0] = {"q4_0", 2, Q32, sizeof(block_q4_0), true, decode_q4_0, encode_q4_0},
+    [Q4_1] = {"q4_1", 3, Q32, sizeof(block_q4_1), true, decode_q4_1, encode_q4_1},
+    [Q5_0] = {"q5_0", 6, Q32, sizeof(block_q5_0), true, decode_q5_0, encode_q5_0},
+    [Q4_K] = {"q4_k", 12, QK, sizeof(block_q4_k), true, decode_q4_k, encode_q4_k},
+    [Q6_K] = {"q6_k", 14, QK, sizeof(block_q6_k), true, decode_q6_k, encode_q6_k},
+};
+
+dtype dtype_of_gguf(u32 ggml_type)
+{
+    for (int t = 0; t < DTYPE_COUNT; t++)
+        if (dtype_table[t].gguf >= 0 && (u32)dtype_table[t].gguf == ggml_type) return (dtype)t;
+    return DTYPE_COUNT;
+}
