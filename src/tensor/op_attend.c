@@ -1,9 +1,10 @@
 /* tensor/op_attend.c - ATTEND and ATTEND_GRAD: softmax attention of query rows over keys named by data.
  *
  * ATTEND, for row r with span {sequence, first, end} and query head h over kv head c = h / (heads / kv_heads):
- *   positions  p in [max(first, 0, end - window if windowed), end), those that have a slot
- *   slot(p)    without pages: p; with pages: pages[p / page, sequence] * page + p % page. A slot outside [0,S), a page or a
- *              sequence outside the table: the position is skipped, as if it did not exist
+ *   positions  p in [first, end), of a windowed row in [max(first, end - window), end); if these are not inside the S slots,
+ *              or inside what the pages hold of an existing sequence: none
+ *   slot(p)    without pages p; with pages: pages[p / page, sequence] * page + p % page. A position on a page that is not
+ *              one of the S / page of the cache (-1) is skipped, as if it did not exist
  *   u_p = scale <q, k_p>;  s_p = softcap tanh(u_p / softcap), or u_p;  P_p = exp(s_p - lse), lse = ln sum exp(s_p)
  *   y = sum P_p v_p;  no position: zeros
  * One span serves causal (end = position + 1), whole-sequence, packed and prefix masks.
@@ -68,11 +69,10 @@ typedef struct {
 
 static seen row_sees(const tensor *y, const tensor *span, const tensor *pages, i64 n_slots, i64 r)
 {
-    const i64 window = y->arg.i[2], page = y->arg.i[3];
+    const i64 window = y->arg.i[2], most = pages ? pages->n[0] * y->arg.i[3] : n_slots;
     seen s = {.sequence = ref_int(span, 0, r), .from = ref_int(span, 1, r), .to = ref_int(span, 2, r)};
-    s.from = i64_max(s.from, window ? i64_max(s.to - window, 0) : 0);
-    s.to = i64_min(s.to, pages ? pages->n[0] * page : n_slots);
-    if (pages && (s.sequence < 0 || s.sequence >= pages->n[1])) s.to = s.from;
+    if (window) s.from = i64_max(s.from, s.to - window);
+    if (s.from < 0 || s.to > most || (pages && (s.sequence < 0 || s.sequence >= pages->n[1]))) s.to = s.from;
     return s;
 }
 
@@ -80,8 +80,8 @@ static i64 slot_at(const tensor *y, const tensor *pages, i64 n_slots, seen s, i6
 {
     const i64 page = y->arg.i[3];
     if (!pages) return p;
-    i64 number = ref_int(pages, p / page, s.sequence), slot = number * page + p % page;
-    return number >= 0 && slot < n_slots ? slot : -1;
+    i64 number = ref_int(pages, p / page, s.sequence);
+    return number >= 0 && number < n_slots / page ? number * page + p % page : -1;
 }
 
 static double dot_heads(const tensor *a, i64 head_a, i64 row_a, const tensor *b, i64 head_b, i64 row_b)
@@ -97,14 +97,14 @@ static double score_of(const tensor *y, const tensor *q, i64 h, i64 r, const ten
     return cap > 0 ? cap * tanh(u / cap) : u;
 }
 
-/* row r, head h; score [S + hd]: scores by slot order of positions, then the sums of y */
-static void attend_one(const tensor *y, i64 h, i64 r, double *score)
+/* row r, head h; one pass over the keys, sum_v [hd] */
+static void attend_one(const tensor *y, i64 h, i64 r, double *sum_v)
 {
     const tensor *q = y->src[0], *k = y->src[1], *v = y->src[2], *pages = y->src[4];
     const i64 c = h / (q->n[1] / k->n[1]), n_slots = k->n[2];
     seen s = row_sees(y, y->src[3], pages, n_slots, r);
     double top = -INFINITY, sum = 0;
-    for (i64 i = 0; i < y->n[0]; i++) score[i] = 0;
+    for (i64 i = 0; i < y->n[0]; i++) sum_v[i] = 0;
     for (i64 p = s.from; p < s.to; p++) {
         i64 slot = slot_at(y, pages, n_slots, s, p);
         if (slot < 0) continue;
@@ -115,10 +115,10 @@ static void attend_one(const tensor *y, i64 h, i64 r, double *score)
         }
         double weight_p = exp(now - top);
         sum = sum * scale_old + weight_p;
-        for (i64 i = 0; i < y->n[0]; i++) score[i] = score[i] * scale_old + weight_p * ref_get(v, i, c, slot, 0);
+        for (i64 i = 0; i < y->n[0]; i++) sum_v[i] = sum_v[i] * scale_old + weight_p * ref_get(v, i, c, slot, 0);
     }
-    for (i64 i = 0; i < y->n[0]; i++) ref_set(y, i, h, r, 0, sum > 0 ? score[i] / sum : 0);
-    if (y->aux) ref_set(y->aux, h, r, 0, 0, sum > 0 ? top + log(sum) : -INFINITY);
+    for (i64 i = 0; i < y->n[0]; i++) ref_set(y, i, h, r, 0, sum > 0 ? sum_v[i] / sum : 0);
+    if (y->aux) ref_set(y->aux, h, r, 0, 0, sum > 0 ? top + log(sum) : 0);
 }
 
 void attend_ref(const tensor *y)

@@ -1,6 +1,6 @@
 /* tensor/op_pool.c - POOL: one row for each span of rows (sentence vectors). arg.i[0] is the kind, arg.i[1] of the gradient m.
  *
- *   span {first, end}; what lies outside [0,m) is ignored; nothing left: zeros
+ *   span {first, end}; an empty one, or one that is not inside [0,m]: zeros
  *   MEAN   y[:,s] = mean of x[:,r], r in [first,end)      dx[:,r] += dy[:,s] / (end - first)
  *   FIRST  y[:,s] = x[:,first]                            dx[:,first] += dy[:,s]
  *   LAST   y[:,s] = x[:,end-1]                            dx[:,end-1] += dy[:,s]
@@ -14,8 +14,8 @@ typedef struct {
 
 static rows_used rows_of(const tensor *y, const tensor *span, i64 m, i64 s)
 {
-    rows_used u = {i64_max(ref_int(span, 0, s), 0), i64_min(ref_int(span, 1, s), m), 1};
-    if (u.to <= u.from) return (rows_used){0, 0, 0};
+    rows_used u = {ref_int(span, 0, s), ref_int(span, 1, s), 1};
+    if (u.from < 0 || u.to > m || u.to <= u.from) return (rows_used){0, 0, 0};
     if (y->arg.i[0] == POOL_FIRST) u.to = u.from + 1;
     if (y->arg.i[0] == POOL_LAST) u.from = u.to - 1;
     u.weight = 1 / (double)(u.to - u.from);

@@ -3,8 +3,8 @@
  *   angle(i, r) = pos[r] * scale * theta^(-2i/dims) / factors[i]        i in [0, dims/2)
  *   (a, b) -> (a cos - b sin, a sin + b cos) for the pairs (i, i + dims/2) (neox) or (2i, 2i+1); the rest of a head is copied.
  *
- * A rotation's gradient is the rotation back: the same op with `scale` negated. Positions are data; any I32 is one.
- * arg: i[0] dims, i[1] neox, f[2] theta, f[3] scale. */
+ * A rotation's gradient is the rotation back: the same op with the sign of the sine turned. Positions are data; any I32 is one.
+ * arg: i[0] dims, i[1] neox, f[2] theta, f[3] scale, f[4] sign, 1 or -1. */
 #include "tensor/op.h"
 
 void rope_check(graph *g, tensor *y)
@@ -23,7 +23,7 @@ void rope_check(graph *g, tensor *y)
 void rope_grad(graph *g, tensor *y, tensor *dy, tensor **dx)
 {
     op_arg back = y->arg;
-    back.f[3] = -back.f[3];
+    back.f[4] = -back.f[4];
     if (dx[2]) {
         graph_fail(g, "ROPE: factors (%s) have no gradient", y->src[2]->name);
         return;
@@ -43,8 +43,9 @@ void rope_ref(const tensor *y)
             if (factors) angle /= ref_get(factors, i, 0, 0, 0);
             i64 at = neox ? i : 2 * i, to = neox ? i + half : 2 * i + 1;
             double a = ref_get(x, at, i1, i2, i3), b = ref_get(x, to, i1, i2, i3);
-            ref_set(y, at, i1, i2, i3, a * cos(angle) - b * sin(angle));
-            ref_set(y, to, i1, i2, i3, a * sin(angle) + b * cos(angle));
+            double c = cos(angle), sine = sin(angle) * (double)y->arg.f[4];
+            ref_set(y, at, i1, i2, i3, a * c - b * sine);
+            ref_set(y, to, i1, i2, i3, a * sine + b * c);
         }
         for (i64 i = dims; i < y->n[0]; i++) ref_set(y, i, i1, i2, i3, ref_get(x, i, i1, i2, i3));
     }
@@ -55,5 +56,6 @@ tensor *rope(graph *g, tensor *x, tensor *pos, tensor *factors, rope_arg a)
     op_arg arg = {.i = {a.dims, a.neox}};
     arg.f[2] = a.theta;
     arg.f[3] = a.scale;
+    arg.f[4] = 1;
     return op_call(g, OP_ROPE, arg, x, pos, factors);
 }
