@@ -1,0 +1,105 @@
+/* engine/inside.h - private to engine/: pages, jobs, the engine's own state. Everything here belongs to the engine thread, save
+ * what struct job says. */
+#ifndef MARU_ENGINE_INSIDE_H
+#define MARU_ENGINE_INSIDE_H
+#include "engine/engine.h"
+#include <pthread.h>
+
+/* ---- KV pages (pages.c): reference-counted, full ones findable by (owner, adapter, tokens, the page before) ---- */
+typedef struct {
+    i32 token[KV_PAGE];
+    i32 n;                                  /* tokens filled */
+    i32 refs;                               /* sequences that hold it */
+    u64 serial;                             /* changes whenever the page is given to new contents */
+    u64 before;                             /* serial of the page in front, 0: none */
+    u64 owner;
+    i32 adapter;
+    i32 next;                               /* in its hash chain, -1: end */
+    bool listed;                            /* in the hash table */
+    u64 used;                               /* clock of last use */
+} page;
+typedef struct {
+    page *p; i64 n;
+    i32  *bucket; u64 mask;                 /* hash table of full pages */
+    i32  *free; i64 n_free;
+    u64   serial, clock;
+} pages;
+typedef struct { /* one token sequence and the pages that hold its keys and values */
+    i32  *page; usize n_page, cap_page;
+    ids   tok;                              /* tokens whose KV is in the pages */
+    u64   owner;
+    i32   adapter;
+} sequence;
+err  pages_init(pages *, i64 n);
+void pages_free(pages *);
+/* Cuts the sequence to its longest common prefix with want (at most n - 1 tokens, so that there is something to compute), then
+ * extends it with cached full pages. */
+void sequence_match(pages *, sequence *, const i32 *want, usize n);
+err  sequence_room(pages *, sequence *, usize n);   /* pages for n tokens in all; NOMEM when every page is held */
+void sequence_append(pages *, sequence *, const i32 *tok, usize n); /* their KV has been computed; lists pages that became full */
+void sequence_drop(pages *, sequence *);            /* gives the pages back (they stay findable until reused) and forgets the tokens */
+
+/* ---- jobs ---- */
+typedef struct job job;
+typedef struct { i32 id; float logprob; char *text; usize text_len; top_token *top; } event;
+struct job {
+    enum { JOB_GENERATE, JOB_EMBED, JOB_CLOSE } kind;
+    const gen_request *req;                 /* borrowed from the waiting caller */
+    session           *s;
+    /* embeddings instead of generation */
+    const ids         *lists; usize n_lists; float *vectors; _Atomic usize done_lists;
+    /* engine thread */
+    sampler            smp;
+    stream_decoder     dec;
+    buf                held;                /* text that may begin a stop string */
+    ids                out;
+    usize              fed;                 /* tokens of prefix + output given to the model */
+    bool               ended;
+    gen_result         res;
+    double             start, first;
+    /* shared with the caller, under lock */
+    pthread_mutex_t    lock;
+    pthread_cond_t     wake;
+    event             *ev; usize n_ev, cap_ev, read_ev;
+    bool               done;
+    atomic_bool        cancelled;
+    err                bad; char what[512];
+};
+struct session {
+    engine  *e;
+    sequence seq;
+    u64      owner;
+    atomic_bool busy;                       /* a request is running: one at a time */
+    session *next;                          /* engine's list, under its lock */
+};
+
+typedef struct { i64 rows, outs, seqs; plan *p; model_io io; } plan_slot;
+enum { MAX_PLANS = 96, MAX_SEQS = 64 };
+struct engine {
+    model     *m;
+    pool      *threads;
+    backend   *be;
+    workspace *ws;
+    kv_cache  *kv;
+    pages      pg;
+    plan_slot  plans[MAX_PLANS]; int n_plans;
+    i64        max_pages;                   /* of one sequence */
+    int        max_seqs, max_rows;
+    queue     *jobs;
+    pthread_t  thread; bool started;
+    atomic_bool closing;
+    job       *active[MAX_SEQS]; int n_active;
+    pthread_mutex_t lock;                   /* of the list of sessions */
+    session   *sessions;
+    i32       *in;                          /* scratch for batch inputs */
+    float     *logits;                      /* [n_vocab] */
+    _Atomic usize scratch;
+};
+err   plan_get(engine *, i64 rows, i64 outs, i64 seqs, plan_slot **out);
+void *engine_main(void *);                  /* sched.c */
+void  embed_run(engine *, job *);           /* embed.c: on the engine thread */
+err   job_submit(engine *, job *);          /* waits until done, delivering events */
+err   job_init(job *);
+void  job_free(job *);
+void  job_end(job *, err);                  /* engine thread: wakes the caller */
+#endif
