@@ -10,72 +10,64 @@
 #include <pcre2.h>
 
 enum { STAGES = 6 };
+enum { WHOLE_WORDS = 1, BOS = 2 }; /* pretok_whole_words, pretok_bos */
 #define WS "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 #define SPACES "[" WS "]+(?![^" WS "])|[" WS "]+" /* a run of spaces leaves its last one to the word that follows */
-#define NO_LETTER_DIGIT " ?[^" WS "\\p{L}\\p{N}]+"
-#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+|" NO_LETTER_DIGIT "|" SPACES
+#define OTHER " ?[^" WS "\\p{L}\\p{N}]+"
+#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+|" OTHER "|" SPACES
 #define SUFFIX "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define WORD "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
 #define LINES "[" WS "]*[\\r\\n]+|" SPACES
-#define LLAMA3(digits) SUFFIX "|" WORD "|" digits "|" NO_LETTER_DIGIT "[\\r\\n]*|" LINES
+#define LLAMA3(digits) SUFFIX "|" WORD "|" digits "|" OTHER "[\\r\\n]*|" LINES
 #define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 #define CASED(suffix) /* a word begins anew where a capital follows a small letter */                                            \
     "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" suffix "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" suffix
-#define SLASHED NO_LETTER_DIGIT "[\\r\\n/]*|" LINES
+#define SLASHED OTHER "[\\r\\n/]*|" LINES
 #define KANA_HAN "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+"
 #define ASCII_PUNCTUATION "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~]"
 #define DEEPSEEK3 ASCII_PUNCTUATION "[A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" LINES
+#define MARKED_WORD "[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+"
+#define NO_STOP " ?[^(" WS "|.,!?…。，、।۔،)]+"
+#define EAST_ASIAN "[\\x{4e00}-\\x{9fa5}\\x{0800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
+#define PUNCTUATION "[" WS "]?[!-/:-~！-／：-～‘-‟\\x{3000}-。]+"
+#define TRAILING "(?<![" WS "])[" WS "]+\\z" /* the lookbehind only keeps the search for it linear */
 /* the cased letters that DeepSeek's first tokenizer knew (Unicode 13 without letters of titlecase and modifiers) */
-#define CASED_LETTERS                                                                                                                                                                                                                   \
-    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\\x{"                              \
-    "1f7d}ᾀ-ᾴᾶ-ᾼ\\x{1fbe}"                                                                                                                                                                                                      \
-    "ῂ-ῄῆ-ῌῐ-\\x{1fd3}ῖ-\\x{1fdb}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\\x{2126}ℨ\\x{212a}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-" \
-    "ﬗＡ-Ｚａ-ｚ"                                                                                                                                                                                                                 \
-    "𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+/* clang-format off */ /* which does not know the width of such letters */
+#define CASED_LETTERS \
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚ" \
+    "Ḁ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\\x{1f7d}ᾀ-ᾴᾶ-ᾼ\\x{1fbe}ῂ-ῄῆ-ῌῐ-\\x{1fd3}ῖ-\\x{1fdb}ῠ-Ῥῲ-ῴῶ-ῼ" \
+    "ℂℇℊ-ℓℕℙ-ℝℤ\\x{2126}ℨ\\x{212a}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿ" \
+    "ﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+/* clang-format on */
 
 static const struct row {
     const char *names; /* separated by spaces */
-    bool whole_words, bos;
+    int traits;
     const char *pattern[STAGES];
 } rows[] = {
-    {"default", false, false, {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
-    {"gpt-2 phi-2 mpt olmo jais trillion exaone4 a.x-4.0 gigachat mellum modern-bert granite-docling jina-es jina-de jina-v2-es "
-     "jina-v2-de jina-v1-en jina-v2-code roberta-bpe",
-     false,
-     false,
-     {GPT2}},
-    {"smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", false, false, {"\\p{N}", GPT2}},
-    {"qwen2 stablelm2 deepseek-r1-qwen kormo f2llmv2 megrez hunyuan solar-open grok-2", false, false, {LLAMA3("\\p{N}")}},
-    {"llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano", true, true, {LLAMA3("\\p{N}{1,3}")}},
-    {"dbrx smaug-bpe chatglm-bpe", false, false, {LLAMA3("\\p{N}{1,3}")}},
-    {"glm4 glm5", true, false, {LLAMA3("\\p{N}{1,3}")}},
-    {"minicpm5", true, false, {"\\p{N}{1,3}", LLAMA3("\\p{N}+")}},
-    {"qwen35",
-     false,
-     false,
-     {SUFFIX "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^" WS "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" LINES}},
-    {"seed-coder", false, false, {SUFFIX "|" WORD "|\\p{N}| ?[^" WS "\\p{L}\\p{N}\\r\\n]+|" LINES}},
-    {"bailingmoe bailingmoe2 llada-moe",
-     false,
-     false,
-     {"'(?i:[sdmt]|ll|ve|re)|" WORD "|\\p{N}|" NO_LETTER_DIGIT "[\\r\\n]*|[" WS "]*[\\r\\n]|" SPACES}},
-    {"tekken", true, true, {CASED("") "|\\p{N}|" SLASHED}},
-    {"gpt-4o llama4 kanana2 minimax-m2", false, false, {CASED(SUFFIX "?") "|\\p{N}{1,3}|" SLASHED}},
-    {"falcon", false, false, {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]"}},
-    {"bloom gpt3-finnish poro-chat", false, false, {" ?[^(" WS "|.,!?…。，、।۔،)]+"}},
-    {"viking", false, false, {" ?[^(" WS "|.,!?…。，、।۔،)]+", "\\p{N}"}},
-    {"deepseek-llm",
-     false,
-     false,
-     {"[\\r\\n]", "[" WS "]?[" CASED_LETTERS "]+", "[" WS "]?[!-/:-~！-／：-～‘-‟\\x{3000}-。]+", "(?<![" WS "])[" WS "]+\\z",
-      "[\\x{4e00}-\\x{9fa5}\\x{0800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+", "\\p{N}+"}},
-    {"deepseek-coder",
-     false,
-     false,
-     {"[\\r\\n]", "[" WS "]?\\p{L}+", "[" WS "]?\\p{P}+", "[\\x{4e00}-\\x{9fa5}\\x{0800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+",
-      "\\p{N}"}},
-    {"deepseek-v3 hunyuan-dense joyai-llm hy_v4", false, false, {"\\p{N}{1,3}", KANA_HAN, DEEPSEEK3}},
+    {"default", 0, {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
+    {"gpt-2 phi-2 mpt olmo jais trillion exaone4 a.x-4.0 gigachat mellum modern-bert granite-docling", 0, {GPT2}},
+    {"jina-es jina-de jina-v2-es jina-v2-de jina-v1-en jina-v2-code roberta-bpe", 0, {GPT2}},
+    {"smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", 0, {"\\p{N}", GPT2}},
+    {"qwen2 stablelm2 deepseek-r1-qwen kormo f2llmv2 megrez hunyuan solar-open grok-2", 0, {LLAMA3("\\p{N}")}},
+    {"llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
+     WHOLE_WORDS | BOS,
+     {LLAMA3("\\p{N}{1,3}")}},
+    {"dbrx smaug-bpe chatglm-bpe", 0, {LLAMA3("\\p{N}{1,3}")}},
+    {"glm4 glm5", WHOLE_WORDS, {LLAMA3("\\p{N}{1,3}")}},
+    {"minicpm5", WHOLE_WORDS, {"\\p{N}{1,3}", LLAMA3("\\p{N}+")}},
+    {"qwen35", 0, {SUFFIX "|" MARKED_WORD "|\\p{N}| ?[^" WS "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" LINES}},
+    {"seed-coder", 0, {SUFFIX "|" WORD "|\\p{N}| ?[^" WS "\\p{L}\\p{N}\\r\\n]+|" LINES}},
+    {"bailingmoe bailingmoe2 llada-moe", 0, {SUFFIX "|" WORD "|\\p{N}|" OTHER "[\\r\\n]*|[" WS "]*[\\r\\n]|" SPACES}},
+    {"tekken", WHOLE_WORDS | BOS, {CASED("") "|\\p{N}|" SLASHED}},
+    {"gpt-4o llama4 kanana2 minimax-m2", 0, {CASED(SUFFIX "?") "|\\p{N}{1,3}|" SLASHED}},
+    {"falcon", 0, {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]"}},
+    {"bloom gpt3-finnish poro-chat", 0, {NO_STOP}},
+    {"viking", 0, {NO_STOP, "\\p{N}"}},
+    {"deepseek-llm", 0, {"[\\r\\n]", "[" WS "]?[" CASED_LETTERS "]+", PUNCTUATION, TRAILING, EAST_ASIAN, "\\p{N}+"}},
+    {"deepseek-coder", 0, {"[\\r\\n]", "[" WS "]?\\p{L}+", "[" WS "]?\\p{P}+", EAST_ASIAN, "\\p{N}"}},
+    {"deepseek-v3 hunyuan-dense joyai-llm hy_v4", 0, {"\\p{N}{1,3}", KANA_HAN, DEEPSEEK3}},
 };
 
 struct pretok {
@@ -131,8 +123,8 @@ void pretok_free(pretok *p)
 }
 
 const char *pretok_name(const pretok *p) { return p->name; }
-bool pretok_whole_words(const pretok *p) { return p->row->whole_words; }
-bool pretok_bos(const pretok *p) { return p->row->bos; }
+bool pretok_whole_words(const pretok *p) { return p->row->traits & WHOLE_WORDS; }
+bool pretok_bos(const pretok *p) { return p->row->traits & BOS; }
 
 /* ---- cutting ---------------------------------------------------------------------------------------------------------- */
 typedef struct {
