@@ -4,6 +4,8 @@ CC      ?= gcc
 BUILD   ?= build
 PREFIX  ?= /usr/local
 SAN     ?=
+V       ?=
+Q       := $(if $(V),,@)
 ifeq ($(origin CC),default)
 CC      := gcc
 endif
@@ -49,26 +51,31 @@ help:
 	@echo 'make bench      measure against this machine; make fuzz: the parsers, longer; make install PREFIX=...'
 
 $(BUILD)/maru: $(CLI_O) $(BUILD)/libmaru.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@echo '  LD   $@'
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(BUILD)/libmaru.a: $(LIB_O)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/%_avx2.o: %_avx2.c | .deps-ok
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -O3 $(AVX2) -MMD -MP -c -o $@ $<
+	@echo '  CC   $<'
+	$(Q)$(CC) $(CFLAGS) -O3 $(AVX2) -MMD -MP -c -o $@ $<
 $(BUILD)/%_avx512.o: %_avx512.c | .deps-ok
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -O3 $(AVX512) -MMD -MP -c -o $@ $<
+	@echo '  CC   $<'
+	$(Q)$(CC) $(CFLAGS) -O3 $(AVX512) -MMD -MP -c -o $@ $<
 define body_rule
 $(BUILD)/%.$(1).o: %.c | .deps-ok
 	@mkdir -p $$(@D)
-	$$(CC) $$(CFLAGS) -O3 -Wno-psabi $$(FLAGS_$(1)) -DISA=$(1) -DISA_$(1)=1 -MMD -MP -c -o $$@ $$<
+	@echo '  CC   $$< ($(1))'
+	$$(Q)$$(CC) $$(CFLAGS) -O3 -Wno-psabi $$(FLAGS_$(1)) -DISA=$(1) -DISA_$(1)=1 -MMD -MP -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call body_rule,$(i))))
 $(BUILD)/%.o: %.c | .deps-ok
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+	@echo '  CC   $<'
+	$(Q)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 # what the build and the demo need from Debian; asked for once, when something is missing
 deps: .deps-ok
@@ -76,12 +83,12 @@ deps: .deps-ok
 	@tools/deps.sh && touch $@
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libmaru.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libmaru.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/driver.o $(BUILD)/libmaru.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 .SECONDARY:
 
 check: floors $(BUILD)/maru $(TESTS) $(FUZZERS)
