@@ -150,7 +150,8 @@ usize utf8_complete(str);                   /* length of the longest prefix that
     (vec_grow((void **)&(ptr), &(cap), (n) + 1, sizeof *(ptr)) ? ((ptr)[(n)++] = (value), true) : false)
 bool vec_grow(void **ptr, usize *cap, usize need, usize item); /* amortised doubling, items zeroed */
 
-/* map: bytes -> u64, open addressing, keys copied. Iterate with map_each(m, &it, &key, &value) from it = 0. */
+/* map: bytes -> u64, open addressing, keys copied. Iterate with map_each(m, &it, &key, &value) from it = 0, in the order of
+ * insertion; a key it gives is good until the next put or delete. */
 typedef struct map map;
 map  *map_new(void);
 void  map_free(map *);
@@ -168,7 +169,7 @@ typedef struct {
 } file_map;
 err  file_map_open(file_map *, const char *path); /* read-only mmap; an empty file gives n = 0 */
 void file_map_close(file_map *);
-err  file_read(buf *out, const char *path, usize limit); /* whole file; limit 0: none; FORMAT when larger */
+err  file_read(buf *out, const char *path, usize limit); /* appends the whole file; limit 0: none; FORMAT when larger */
 err  file_replace(const char *path, const void *, usize); /* atomic: temporary in the same folder, fsync, rename, fsync of the folder */
 typedef struct file_writer file_writer;     /* the same for large files, streamed; nothing of the name exists until commit */
 err  file_writer_open(file_writer **, const char *path);
@@ -198,7 +199,8 @@ typedef struct {
 err proc_run(const proc_spec *, buf *out, buf *errors, int *status); /* status: exit code, or 128 + signal; REMOTE when it cannot start or timed out */
 /* Runs fn(ctx, out) in a forked child that has no network, no new files and bounded memory and time (seccomp, rlimits);
  * what it wrote to `out` comes back. A crash, a kill or a limit is an error of kind FORMAT that says which ("parser stopped: ...").
- * fn's own error comes back with code and message. The child may read only what was open or mapped before. */
+ * fn's own error comes back with code and message. The child may read only what was open or mapped before: no file can be
+ * opened, no thread or process started, no code made (iconv_open and JIT compilation belong before it). */
 err proc_confine(err (*fn)(void *ctx, buf *out), void *ctx, double seconds, usize max_memory, buf *out);
 
 /* ---- threads (thread.c) ----------------------------------------------------------------------------------------------

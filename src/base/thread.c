@@ -83,7 +83,7 @@ typedef struct {
     _Alignas(64) atomic_uint word; /* what is waited for changes */
     _Alignas(64) atomic_int sleepers;
 } gate;
-enum { SPIN_PAUSES = 256, SPIN_YIELDS = 16 };
+enum { SPIN_PAUSES = 256, SPIN_YIELDS = 32 };
 
 static inline void cpu_pause(void)
 {
