@@ -371,7 +371,6 @@ static _Noreturn void child_confined(err (*fn)(void *, buf *), void *ctx, double
     buf out = {0};
     child_begin(parent);
     limit(RLIMIT_CORE, 0);
-    limit(RLIMIT_FSIZE, 0);
     if (seconds > 0) limit(RLIMIT_CPU, (u64)ceil(fmin(seconds, 1e6)) + 1);
     if (max_memory) mem_cap(mem_now() + max_memory);
     usize mapped = max_memory && !SANITIZED ? address_space() : 0; /* the limit counts what came with the fork */

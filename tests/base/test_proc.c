@@ -396,6 +396,37 @@ static void confined_rights(void **state)
     unlink(path);
 }
 
+static err warn(void *ctx, buf *out)
+{
+    log_line(LOG_WARN, "%s", (char *)ctx);
+    buf_puts(out, "done");
+    return OK;
+}
+
+static void errors_may_go_to_a_file(void **state)
+{
+    (void)state;
+    char path[64] = "/tmp/maru-proc-XXXXXX";
+    int fd = mkstemp(path), saved = dup(2);
+    buf b = {0}, out = {0};
+    assert_true(fd >= 0 && dup2(fd, 2) == 2);
+    err e = confine(warn, "page 3 is empty", 20, &out);
+    result r = shell("echo from the program >&2", (proc_spec){.inherit_stderr = true});
+    dup2(saved, 2);
+    close(saved);
+    close(fd);
+    assert_ok(e);
+    assert_ok(r.e);
+    assert_string_equal(buf_cstr(&out), "done");
+    assert_int_equal(r.errors.n, 0);
+    assert_ok(file_read(&b, path, 0));
+    assert_string_equal(buf_cstr(&b), "maru: page 3 is empty\nfrom the program\n");
+    unlink(path);
+    buf_free(&out);
+    buf_free(&b);
+    done(&r);
+}
+
 static err fail_if_injected(void *ctx, buf *out)
 {
     (void)ctx;
@@ -459,6 +490,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(confined_answer),
         cmocka_unit_test(confined_misbehaviour),
         cmocka_unit_test(confined_rights),
+        cmocka_unit_test(errors_may_go_to_a_file),
         cmocka_unit_test(injected_failure_stays_nomem),
         cmocka_unit_test(confined_from_many_threads),
     };
