@@ -4,7 +4,7 @@
  * SentencePiece merges over the whole text. Here the text is first cut in front of every U+2581 that follows another character,
  * unless some piece of the vocabulary reaches across such a place (spm_new finds after which characters): no merge can cross
  * the cut, so the result is the same, and words repeat while whole texts do not. Unigram cuts its text the same way.
- * Normalisation (charsmap) is not done here: the GGUF of this kind of model carries none. */
+ * The files of such models carry no table of replacements as a rule; when one does, it is applied (charsmap.c). */
 #include "text/tokenizer.h"
 
 static const str space = {"\xE2\x96\x81", 3};
@@ -33,6 +33,10 @@ err spm_words(encoder *e, str text)
 
 err spm_encode(encoder *e, str text, bool prefix)
 {
+    if (e->t->map.n_units || e->t->source.remove_extra_whitespaces) {
+        TRY(spm_normalise(e, text, prefix));
+        return spm_words(e, buf_view(&e->text));
+    }
     buf_reset(&e->text);
     if (prefix) buf_str(&e->text, space);
     for (usize at = 0; at < text.n;) {

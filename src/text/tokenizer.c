@@ -150,12 +150,13 @@ static err tokenizer_fill(tokenizer *t, const token_source *src)
         return err_new(ERR_FORMAT, "tokenizer: a \"%s\" tokenizer needs scores", t->source.model);
     TRY(take_ids(t));
     TRY(take_bytes(t, src->kinds || t->kind == TOKENIZER_BPE));
-    if (t->kind == TOKENIZER_BPE)
+    if (t->kind == TOKENIZER_BPE) {
         TRY(bpe_new(t, src));
-    else if (t->kind == TOKENIZER_UNIGRAM)
-        TRY(unigram_new(t, src));
-    else
+    } else {
         spm_new(t);
+        TRY(charsmap_new(&t->map, src->charsmap));
+        if (t->kind == TOKENIZER_UNIGRAM) TRY(unigram_new(t));
+    }
     if (t->pre) t->source.pre = pretok_name(t->pre);
     t->all_bytes = true;
     for (int b = 0; b < 256; b++) t->all_bytes &= t->byte_id[b] >= 0;
@@ -185,7 +186,8 @@ void tokenizer_free(tokenizer *t)
     trie_free(&t->special[1]);
     pretok_free(t->pre);
     mem_free(t->pairs);
-    unigram_free(t);
+    trie_free(&t->pieces);
+    charsmap_free(&t->map);
     mem_free(t);
 }
 

@@ -1,7 +1,8 @@
 /* text/tokenizer.h - what the tokenizer's files share; nobody outside this folder includes it.
  *
- * A tokenizer is a vocabulary (lookup.c), a way to cut text into words (pretok.c for byte-level BPE, spm.c for SentencePiece)
- * and a way to cut a word into pieces (bpe.c merges, unigram.c searches the best path). tokenizer.c puts them together. */
+ * A tokenizer is a vocabulary (lookup.c), a way to cut text into words (pretok.c for byte-level BPE, charsmap.c and spm.c for
+ * SentencePiece) and a way to cut a word into pieces (bpe.c merges, unigram.c searches the best path). tokenizer.c puts them
+ * together; stream.c goes back. */
 #ifndef MARU_TEXT_TOKENIZER_H
 #define MARU_TEXT_TOKENIZER_H
 #include "text/text.h"
@@ -139,11 +140,13 @@ err spm_encode(encoder *, str text, bool prefix);
 err spm_word(encoder *, str word);
 err spm_words(encoder *, str text); /* escaped text, cut where no piece reaches across */
 
-err unigram_new(tokenizer *, const token_source *);
-void unigram_free(tokenizer *);
+err unigram_new(tokenizer *);
 err unigram_encode(encoder *, str text);
 err unigram_word(encoder *, str word);
+
+/* ---- charsmap.c --------------------------------------------------------------------------------------------------------- */
 err charsmap_new(charsmap *, str blob);
 void charsmap_free(charsmap *);
 str charsmap_next(const charsmap *, str text, usize *at); /* what the text at *at becomes; advances */
+err spm_normalise(encoder *, str text, bool prefix);      /* into e->text, spaces as U+2581 */
 #endif
