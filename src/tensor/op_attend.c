@@ -1,10 +1,9 @@
 /* tensor/op_attend.c - ATTEND and ATTEND_GRAD: softmax attention of query rows over keys named by data.
  *
  * ATTEND, for row r with span {sequence, first, end} and query head h over kv head c = h / (heads / kv_heads):
- *   positions  p in [first, end), of a windowed row in [max(first, end - window), end); if these are not inside the S slots,
- *              or inside what the pages hold of an existing sequence: none
- *   slot(p)    without pages p; with pages: pages[p / page, sequence] * page + p % page. A position on a page that is not
- *              one of the S / page of the cache (-1) is skipped, as if it did not exist
+ *   positions  p in [first, end), of a windowed row in [max(first, end - window), end); none if these are not inside the S
+ *              slots, or not inside the pages of an existing sequence, or on a page (-1) that is none of the S / page of the cache
+ *   slot(p)    without pages p; with pages: pages[p / page, sequence] * page + p % page
  *   u_p = scale <q, k_p>;  s_p = softcap tanh(u_p / softcap), or u_p;  P_p = exp(s_p - lse), lse = ln sum exp(s_p)
  *   y = sum P_p v_p;  no position: zeros
  * One span serves causal (end = position + 1), whole-sequence, packed and prefix masks.
@@ -69,19 +68,21 @@ typedef struct {
 
 static seen row_sees(const tensor *y, const tensor *span, const tensor *pages, i64 n_slots, i64 r)
 {
-    const i64 window = y->arg.i[2], most = pages ? pages->n[0] * y->arg.i[3] : n_slots;
+    const i64 window = y->arg.i[2], page = y->arg.i[3], most = pages ? pages->n[0] * page : n_slots;
     seen s = {.sequence = ref_int(span, 0, r), .from = ref_int(span, 1, r), .to = ref_int(span, 2, r)};
     if (window) s.from = i64_max(s.from, s.to - window);
     if (s.from < 0 || s.to > most || (pages && (s.sequence < 0 || s.sequence >= pages->n[1]))) s.to = s.from;
+    for (i64 p = s.from; pages && p < s.to; p += page - p % page) {
+        i32 number = ref_int(pages, p / page, s.sequence);
+        if (number < 0 || number >= n_slots / page) s.to = s.from;
+    }
     return s;
 }
 
-static i64 slot_at(const tensor *y, const tensor *pages, i64 n_slots, seen s, i64 p)
+static i64 slot_at(const tensor *y, const tensor *pages, seen s, i64 p)
 {
     const i64 page = y->arg.i[3];
-    if (!pages) return p;
-    i64 number = ref_int(pages, p / page, s.sequence);
-    return number >= 0 && number < n_slots / page ? number * page + p % page : -1;
+    return pages ? ref_int(pages, p / page, s.sequence) * page + p % page : p;
 }
 
 static double dot_heads(const tensor *a, i64 head_a, i64 row_a, const tensor *b, i64 head_b, i64 row_b)
@@ -101,13 +102,12 @@ static double score_of(const tensor *y, const tensor *q, i64 h, i64 r, const ten
 static void attend_one(const tensor *y, i64 h, i64 r, double *sum_v)
 {
     const tensor *q = y->src[0], *k = y->src[1], *v = y->src[2], *pages = y->src[4];
-    const i64 c = h / (q->n[1] / k->n[1]), n_slots = k->n[2];
-    seen s = row_sees(y, y->src[3], pages, n_slots, r);
+    const i64 c = h / (q->n[1] / k->n[1]);
+    seen s = row_sees(y, y->src[3], pages, k->n[2], r);
     double top = -INFINITY, sum = 0;
     for (i64 i = 0; i < y->n[0]; i++) sum_v[i] = 0;
     for (i64 p = s.from; p < s.to; p++) {
-        i64 slot = slot_at(y, pages, n_slots, s, p);
-        if (slot < 0) continue;
+        i64 slot = slot_at(y, pages, s, p);
         double now = score_of(y, q, h, r, k, c, slot), scale_old = 1;
         if (now > top) { /* keep the sums relative to the largest score so far */
             scale_old = exp(top - now);

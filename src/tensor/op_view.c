@@ -192,7 +192,7 @@ void place_grad(graph *g, tensor *y, tensor *dy, tensor **dx)
     tensor *whole = op_contiguous(g, dy);
     i64 bytes = dtype_table[whole->type].bytes, stride[4];
     for (int a = 0; a < 4; a++) stride[a] = y->arg.i[a] * bytes;
-    dx[0] = view(g, whole, op_shape(y->src[0]), stride, (usize)(y->arg.i[4] * bytes));
+    dx[0] = op_contiguous(g, view(g, whole, op_shape(y->src[0]), stride, (usize)(y->arg.i[4] * bytes)));
 }
 
 void place_ref(const tensor *y)

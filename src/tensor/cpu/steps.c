@@ -97,6 +97,13 @@ static void run_kv_put(const step *s, const cpu_run *r)
     }
 }
 
+static bool pages_exist(const i32 *pages, i32 page, i32 first, i32 end, i64 n_pages) /* page numbers are outside data */
+{
+    for (i32 i = first / page; i <= (end - 1) / page; i++)
+        if (pages[i] < 0 || pages[i] >= n_pages) return false;
+    return true;
+}
+
 static void attend_item(const tensor *t, const cpu_run *r, i64 c, i64 kvh, int first_head, int n_heads)
 {
     const tensor *q = t->src[0], *k = t->src[1], *v = t->src[2], *span = t->src[3], *pages = t->src[4];
@@ -106,8 +113,10 @@ static void attend_item(const tensor *t, const cpu_run *r, i64 c, i64 kvh, int f
     float        *y = (float *)t->data + (c * t->n[1] + h) * hd;
     float        *lse = t->aux ? (float *)t->aux->data + c * t->n[1] + h : NULL;
     i64           most = pages ? pages->n[0] * t->arg.i[3] : k->n[2];
-    if (window > 0 && first < end - window) first = end - window;
-    if (first < 0 || end > most || end <= first || (pages && (seq < 0 || seq >= pages->n[1]))) {
+    const i32    *row_pages = pages && seq >= 0 && seq < pages->n[1] ? (const i32 *)pages->data + seq * pages->n[0] : NULL;
+    if (window > 0 && first < (i64)end - window) first = end - window;
+    if (first < 0 || end > most || end <= first ||
+        (pages && (!row_pages || !pages_exist(row_pages, t->arg.i[3], first, end, k->n[2] / t->arg.i[3])))) {
         memset(y, 0, sizeof *y * (usize)(hd * n_heads));
         for (int i = 0; lse && i < n_heads; i++) lse[i] = 0;
         return;
@@ -116,7 +125,7 @@ static void attend_item(const tensor *t, const cpu_run *r, i64 c, i64 kvh, int f
         .q = (const float *)(const void *)((const u8 *)q->data + h * q->stride[1] + c * q->stride[2]),
         .k = (const u8 *)k->data + kvh * k->stride[1], .v = (const u8 *)v->data + kvh * v->stride[1],
         .k_stride = (usize)k->stride[2], .v_stride = (usize)v->stride[2], .type = k->type,
-        .pages = pages ? (const i32 *)pages->data + seq * pages->n[0] : NULL, .page = t->arg.i[3], .first = first, .end = end,
+        .pages = row_pages, .page = t->arg.i[3], .first = first, .end = end,
         .hd = hd, .n_q = n_heads, .scale = t->arg.f[0], .softcap = t->arg.f[1], .y = y, .lse = lse, .score = (float *)(void *)r->own};
     r->k->attend(&a);
 }
@@ -184,7 +193,7 @@ static bool attend_fits(const tensor *t, usize *per_thread)
     if (window > 0) most = i64_min(most, window);
     *per_thread = (usize)((most + 31) * group) * sizeof(float);
     return f32_rows(t->src[0]) && t->src[0]->stride[1] == t->n[0] * 4 && (k->type == F32 || k->type == F16) && v->type == k->type &&
-           k->stride[0] == dtype_table[k->type].bytes && v->stride[0] == k->stride[0];
+           k->stride[0] == dtype_table[k->type].bytes && v->stride[0] == k->stride[0] && (!pages || tensor_contiguous(pages));
 }
 
 bool step_choose(cpu_backend *c, cpu_plan *cp, tensor *t, step *s, usize *per_thread, usize *shared)
