@@ -239,7 +239,7 @@ err load_canonical(str bytes, loaded *out)
         from = to;
     }
     TRY_TO(end, canon_end(c, out));
-    if ((u64)c->n_controls * 20 > (u64)c->n_chars + c->n_controls)
+    if ((u64)c->n_controls * 20 > (u64)c->n_chars + c->n_controls + 40) /* a few in a short text are an accident */
         bad = err_new(ERR_FORMAT, "not a text: %u of %u characters are controls, the first (0x%02x) at byte %u", c->n_controls,
                       c->n_chars + c->n_controls, c->control, c->control_at);
 end:
@@ -331,11 +331,12 @@ err load_paragraphs(loaded *out)
     return blocks_end(&l, out);
 }
 
-char *load_label(str s, usize max_chars)
+err load_label(str s, usize max_chars, char **label)
 {
     buf clean = {0}, out = {0};
     bool space = false;
     usize n = 0;
+    *label = NULL;
     for (usize at = 0; at < s.n && n < max_chars;) {
         u32 c = utf8_next(s, &at);
         if (is_control(c) || text_is_space(c)) {
@@ -347,9 +348,12 @@ char *load_label(str s, usize max_chars)
         buf_utf8(&clean, c);
         n++;
     }
-    err bad = clean.n ? text_nfc(&out, buf_view(&clean)) : OK;
-    char *label = clean.n && !bad.code && !out.bad ? buf_take(&out) : NULL;
+    err bad = buf_error(&clean);
+    if (!bad.code && clean.n) {
+        bad = text_nfc(&out, buf_view(&clean));
+        if (!bad.code && !(*label = buf_take(&out))) bad = err_new(ERR_NOMEM, "no memory for a title");
+    }
     buf_free(&clean);
     buf_free(&out);
-    return label;
+    return bad;
 }

@@ -73,7 +73,8 @@ err  blocks_end(block_list *, loaded *out);                             /* moves
 void blocks_free(block_list *);
 
 err  load_paragraphs(loaded *);             /* BLOCK_TEXT between blank lines; the body of load_text and of each JSONL text */
-char *load_label(str utf8, usize max_chars);/* owned: one line of NFC text without controls, white space collapsed; NULL when nothing is left or out of memory */
+/* *out, owned: one line of NFC text without controls, white space collapsed, cut after max_chars; NULL when nothing is left */
+err  load_label(str utf8, usize max_chars, char **out);
 
 /* ---- across the fence of a confined child (load.c) ---------------------------------------------------------------------- */
 err loaded_write(const loaded *, buf *out);

@@ -173,7 +173,7 @@ static err decode_utf8(str s, decoded *out)
 
 static err decode_unmarked(str s, utf8_report r, decoded *out)
 {
-    int big = r.n_zero || (r.bad >= 0 && memchr(s.p, 0, s.n)) ? guess16(s) : -1;
+    int big = r.n_zero ? guess16(s) : -1;
     if (big >= 0) return decode16(s, 0, big, out);
     if (r.bad < 0) return decode_utf8(s, out);
     if (r.n_high_good >= 12 && r.n_high_good * 10 >= r.n_high * 9)
@@ -183,7 +183,6 @@ static err decode_unmarked(str s, utf8_report r, decoded *out)
     if (!korean.code && is_korean_949(s)) return OK;
     if (korean.code == ERR_NOMEM) return korean;
     buf_reset(&out->utf8);
-    if ((big = guess16(s)) >= 0) return decode16(s, 0, big, out);
     return err_new(ERR_FORMAT, "not a text in UTF-8 (byte %lld is 0x%02x), UTF-16 or CP949: %s", (long long)r.bad, (u8)s.p[r.bad],
                    korean.code ? "bytes that no Korean text has" : "as CP949 it would be mostly rare syllables");
 }

@@ -288,7 +288,7 @@ static void text_below(const xmlNode *top, buf *out)
 }
 
 /* <title> (the first outside of a picture), else the first heading of the highest level there is first */
-static char *title_of(xmlNode *root)
+static err title_of(xmlNode *root, char **out)
 {
     const xmlNode *heading = NULL, *title = NULL;
     for (xmlNode *n = root; n && !title;
@@ -301,11 +301,12 @@ static char *title_of(xmlNode *root)
         const xmlNode *from = i ? heading : title;
         buf text = {0};
         if (from) text_below(from, &text);
-        char *label = text.n ? load_label(buf_view(&text), LABEL_MAX) : NULL;
+        err bad = buf_error(&text);
+        if (!bad.code) bad = load_label(buf_view(&text), LABEL_MAX, out);
         buf_free(&text);
-        if (label) return label;
+        if (bad.code || *out) return bad;
     }
-    return NULL;
+    return OK;
 }
 
 /* ---- parsing
@@ -351,8 +352,8 @@ err load_html_parse(str utf8, const char *encoding, loaded *out)
     if (!bad.code && root) {
         survey(root);
         walk(&p, root);
-        out->title = title_of(root);
-        bad = buf_error(&p.white);
+        bad = title_of(root, &out->title);
+        if (!bad.code) bad = buf_error(&p.white);
     }
     if (!bad.code) bad = canon_end(p.c, out);
     if (!bad.code) bad = blocks_end(&p.blocks, out);

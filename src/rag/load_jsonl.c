@@ -108,7 +108,10 @@ static bool string(reader *r, buf *plain, canon *text)
         if (c < 0) return fail(r, "the line ends inside a string");
         if (c < 0x20) return fail(r, "a control character inside a string must be escaped");
         code_point = take(r);
-        if (c == '"') return true;
+        if (c == '"') {
+            r->no_memory |= plain && plain->bad;
+            return !r->no_memory;
+        }
         if (c == '\\' && !escape(r, &code_point)) return false;
         if (text) canon_byte(text, code_point, from, r->origin);
         if (plain) buf_utf8(plain, code_point);
@@ -329,14 +332,11 @@ static bool object(reader *r, fields *f, buf *name)
 static err finish(fields *f, loaded *d)
 {
     TRY(canon_end(f->text, d));
-    if (f->title.n) d->title = load_label(buf_view(&f->title), LABEL_MAX);
+    TRY(load_label(buf_view(&f->title), LABEL_MAX, &d->title));
     if (f->meta.n) buf_byte(&f->meta, '}');
-    TRY(buf_error(&f->id));
-    TRY(buf_error(&f->meta));
-    TRY(buf_error(&f->title));
-    TRY(buf_error(&f->scratch));
     d->id = buf_take(&f->id);
     if (f->meta.n) d->meta = buf_take(&f->meta);
+    TRY(buf_error(&f->meta));
     if (!d->id) return err_new(ERR_NOMEM, "no memory for a document's id");
     TRY(load_paragraphs(d));
     return load_check(d);
@@ -348,11 +348,14 @@ static err one_line(reader *r, loaded *d)
     fields f = {0};
     buf name = {0};
     err bad = canon_new(&f.text, SOURCE_BYTES, r->encoding);
-    if (!bad.code && object(r, &f, &name)) {
+    bool good = !bad.code && object(r, &f, &name);
+    const buf *const all[] = {&name, &f.id, &f.title, &f.meta, &f.scratch}; /* out of memory looks like a missing field */
+    for (usize i = 0; i < COUNT_OF(all) && !bad.code; i++) bad = buf_error(all[i]);
+    if (!bad.code && r->no_memory) bad = err_new(ERR_NOMEM, "no memory for line %zu", r->line);
+    if (!bad.code && good) {
         bad = finish(&f, d);
         if (bad.code == ERR_FORMAT) r->wrong = bad.what, bad = OK;
     }
-    if (!bad.code) bad = buf_error(&name);
     if (bad.code || r->wrong) loaded_free(d);
     canon_free(f.text);
     buf_free(&name);

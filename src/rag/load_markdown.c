@@ -37,6 +37,7 @@ typedef struct {
     u32 start, end;
     block_list blocks;
     char *title;
+    bool no_memory;
 } scanner;
 
 /* ---- columns ------------------------------------------------------------------------------------------------------------ */
@@ -123,7 +124,7 @@ static void take_title(scanner *s, str t)
     buf clean = {0};
     for (usize i = 0; i < t.n; i++)
         if (t.p[i] != '*' && t.p[i] != '`') buf_byte(&clean, (u8)t.p[i]);
-    s->title = load_label(buf_view(&clean), LABEL_MAX);
+    if (clean.bad || load_label(buf_view(&clean), LABEL_MAX, &s->title).code) s->no_memory = true;
     buf_free(&clean);
 }
 
@@ -492,7 +493,7 @@ static void front_title(scanner *s, str t)
     if (!t.n || (t.p[0] != ':' && t.p[0] != '=')) return;
     t = str_trim((str){t.p + 1, t.n - 1});
     if (t.n >= 2 && (t.p[0] == '"' || t.p[0] == '\'') && t.p[t.n - 1] == t.p[0]) t = (str){t.p + 1, t.n - 2};
-    if (!s->title) s->title = load_label(t, LABEL_MAX);
+    if (!s->title && load_label(t, LABEL_MAX, &s->title).code) s->no_memory = true;
 }
 
 /* Lines between two lines of --- or +++ at the very top; `r` goes behind them. */
@@ -526,6 +527,7 @@ err load_markdown(const load_input *in)
     close_block(s);
     in->out->title = s->title;
     err bad = blocks_end(&s->blocks, in->out);
+    if (!bad.code && s->no_memory) bad = err_new(ERR_NOMEM, "no memory for a title");
     mem_free(s);
     return bad;
 }

@@ -168,8 +168,10 @@ static err head(reader *r, char **title)
         u32 c;
         r->at = (usize)open + 7;
         while (t.n < 4096 && text_char(r, &c)) buf_utf8(&t, c);
-        *title = load_label(buf_view(&t), LABEL_MAX);
+        err bad = buf_error(&t);
+        if (!bad.code) bad = load_label(buf_view(&t), LABEL_MAX, title);
         buf_free(&t);
+        TRY(bad);
     }
     r->at = (usize)doc + 5;
     return OK;
