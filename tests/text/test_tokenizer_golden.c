@@ -267,7 +267,6 @@ static void test_xlm_r_vectors(void **state)
     tokenizer *t = made(&g.s);
     /* sentencepiece and llama.cpp trim the ends, Hugging Face's tokenizer keeps a space there as a token */
     check_hf(t, "Xenova/bge-reranker-base", TOKENIZE_BOS, 10, "TRAILING_SPACE TEXT_WITH_ESCAPE_CHARACTERS_2");
-    check_hf(t, "Xenova/multilingual-e5-small", TOKENIZE_BOS, 1, "TRAILING_SPACE TEXT_WITH_ESCAPE_CHARACTERS_2");
     tokenizer_free(t);
     gguf_vocab_close(&g);
 }
