@@ -82,10 +82,12 @@ deps: .deps-ok
 .deps-ok: tools/deps.sh
 	@tools/deps.sh && touch $@
 
+# one list of op cases, for the test and the bench
+$(BUILD)/tests/tensor/test_ops $(BUILD)/bench/bench_ops: $(addprefix $(BUILD)/tests/tensor/,op_cases.o op_leaves.o ref_run.o)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libmaru.a
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libmaru.a
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
 $(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/driver.o $(BUILD)/libmaru.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)

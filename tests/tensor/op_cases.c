@@ -109,7 +109,7 @@ static tensor *make_slot(case_build *b, const int *n)
 
 static tensor *make_matmul(case_build *b, const int *n)
 {
-    tensor *x = rows_real(b, (shape){{n[0] + n[6], n[2]}}, 1, "x"), *w = make_w(b, n), *slot = make_slot(b, n);
+    tensor *w = make_w(b, n), *x = rows_real(b, (shape){{n[0] + n[6], n[2]}}, 1, "x"), *slot = make_slot(b, n);
     if (n[6]) x = slice(b->g, x, 0, n[6], n[0]);
     return slot ? matmul_slot(b->g, x, w, slot) : matmul(b->g, x, w);
 }
@@ -232,7 +232,7 @@ static void fill_spans(case_build *b, tensor *span, const int *n)
         i32 row = b->only_row >= 0 ? (i32)b->only_row : r, half = m / 2;
         s[3 * r] = n[7] ? row % 2 : 0;
         s[3 * r + 1] = (n[6] & MASKS) == PACKED && row >= half ? half : 0;
-        s[3 * r + 2] = (n[6] & MASKS) == WHOLE ? n_slots : (n[6] & MASKS) == PACKED && row < half ? i64_min(row + 1, half) : ahead + row + 1;
+        s[3 * r + 2] = (n[6] & MASKS) == WHOLE ? (n[7] ? n_slots / n[7] / 2 * n[7] : n_slots) : (n[6] & MASKS) == PACKED && row < half ? i64_min(row + 1, half) : ahead + row + 1;
         if (!(n[6] & ODD_SPANS)) continue;
         if (row == 1) s[3 * r + 1] = s[3 * r + 2];          /* empty */
         if (row == 2) s[3 * r + 2] = n_slots + 1000;        /* past the end */
@@ -371,28 +371,28 @@ static tensor *make_pool_grad(case_build *b, const int *n)
 
 /* a weight type: plain rows and interleaved; k of one and of several blocks, n of no, one and several groups, one column and more */
 #define QUANTS(type, k)                                                                                                          \
-    {OP_MATMUL, "plain rows " #type, make_matmul, {k, 13, 3, type, LAYOUT_ROWS}, {2048, 2048, 1, type, LAYOUT_ROWS}, 0, CASE_ROWS},  \
+    {OP_MATMUL, "plain rows " #type, make_matmul, {k, 13, 3, type, LAYOUT_ROWS}, {2048, 8192, 1, type, LAYOUT_ROWS}, 0, CASE_ROWS},  \
     {OP_MATMUL, "plain rows " #type, make_matmul, {3 * (k), 8, 1, type, LAYOUT_ROWS}, {2048, 2048, 128, type, LAYOUT_ROWS}, 0, CASE_ROWS}, \
-    {OP_MATMUL, "interleaved " #type, make_matmul, {k, 1, 1, type, LAYOUT_R8}, {2048, 2048, 1, type, LAYOUT_R8}, 0, CASE_ROWS | CASE_8BIT}, \
+    {OP_MATMUL, "interleaved " #type, make_matmul, {k, 1, 1, type, LAYOUT_R8}, {2048, 8192, 1, type, LAYOUT_R8}, 0, CASE_ROWS | CASE_8BIT}, \
     {OP_MATMUL, "interleaved " #type, make_matmul, {3 * (k), 16, 2, type, LAYOUT_R8}, {2048, 2048, 4, type, LAYOUT_R8}, 0, CASE_ROWS | CASE_8BIT}, \
     {OP_MATMUL, "interleaved " #type, make_matmul, {5 * (k), 29, 17, type, LAYOUT_R8}, {2048, 2048, 128, type, LAYOUT_R8}, 0, CASE_ROWS | CASE_8BIT}, \
     {OP_MATMUL, "interleaved, strided x " #type, make_matmul, {k, 23, 5, type, LAYOUT_R8, 0, 1}, {0}, 0, CASE_ROWS | CASE_8BIT}, \
     {OP_MATMUL, "interleaved slots " #type, make_matmul, {k, 11, 7, type, LAYOUT_R8, 3}, {0}, 0, CASE_ROWS},                     \
     {OP_MATMUL_X, "plain rows " #type, make_matmul_x, {k, 5, 3, type, LAYOUT_ROWS}, {0}, 0, CASE_ROWS},                          \
-    {OP_MATMUL_X, "interleaved " #type, make_matmul_x, {k, 13, 2, type, LAYOUT_R8}, {2048, 2048, 128, type, LAYOUT_R8}, 0, CASE_ROWS | CASE_VALUE}, \
-    {OP_EMBED, "plain rows " #type, make_embed, {2 * (k), 11, 9, type, LAYOUT_ROWS}, {2048, 32000, 128, type, LAYOUT_ROWS}, 0, CASE_ROWS}, \
+    {OP_MATMUL_X, "interleaved " #type, make_matmul_x, {k, 13, 2, type, LAYOUT_R8}, {2048, 512, 64, type, LAYOUT_R8}, 0, CASE_ROWS | CASE_VALUE}, \
+    {OP_EMBED, "plain rows " #type, make_embed, {2 * (k), 11, 9, type, LAYOUT_ROWS}, {2048, 8192, 128, type, LAYOUT_ROWS}, 0, CASE_ROWS}, \
     {OP_EMBED, "interleaved " #type, make_embed, {k, 13, 9, type, LAYOUT_R8}, {0}, 0, CASE_ROWS},                                \
     {OP_COPY, "decode plain rows " #type, make_copy, {k, 3, 1, type, LAYOUT_ROWS, F32}, {0}, 0, 0},                              \
     {OP_COPY, "decode interleaved " #type, make_copy, {k, 9, 2, type, LAYOUT_R8, F32}, {0}, 0, 0}
 
 #define FLOATS(type)                                                                                                             \
     {OP_MATMUL, #type, make_matmul, {1, 1, 1, type}, {0}, 0, CASE_ROWS},                                                         \
-    {OP_MATMUL, #type, make_matmul, {33, 7, 5, type}, {2048, 2048, 1, type}, 0, CASE_ROWS},                                      \
+    {OP_MATMUL, #type, make_matmul, {33, 7, 5, type}, {2048, 8192, 1, type}, 0, CASE_ROWS},                                      \
     {OP_MATMUL, #type, make_matmul, {300, 17, 2, type}, {2048, 2048, 128, type}, 0, CASE_ROWS},                                  \
     {OP_MATMUL, "slots " #type, make_matmul, {19, 9, 11, type, LAYOUT_ROWS, 3}, {2048, 16, 128, type, LAYOUT_ROWS, 4}, 0, CASE_ROWS}, \
-    {OP_MATMUL_X, #type, make_matmul_x, {21, 6, 4, type}, {2048, 2048, 128, type}, 0, CASE_ROWS},                                \
+    {OP_MATMUL_X, #type, make_matmul_x, {21, 6, 4, type}, {2048, 512, 64, type}, 0, CASE_ROWS},                                \
     {OP_MATMUL_X, "slots " #type, make_matmul_x, {7, 5, 11, type, LAYOUT_ROWS, 3}, {0}, 0, CASE_ROWS},                           \
-    {OP_EMBED, #type, make_embed, {37, 11, 9, type}, {2048, 32000, 128, type}, 0, CASE_ROWS}
+    {OP_EMBED, #type, make_embed, {37, 11, 9, type}, {2048, 8192, 128, type}, 0, CASE_ROWS}
 
 #define ACTS(op, make, kind)                                                                                                     \
     {OP_##op, #kind, make_##make, {5, 3, 2, kind}, {4096, 256, 1, kind}, 0, CASE_ROWS},                                          \
@@ -431,7 +431,7 @@ const op_case op_cases[] = {
     ONE(PLACE, "overlapping", place, 0, 3, 4, 1, 1, 1, 0, 2, 9),
     ONE(PLACE, "all on one", place, 0, 5, 2, 1, 0, 0, 0, 1, 4),
     {OP_EMBED, "rows of an activation", make_embed, {5, 9, 7, -1}, {2048, 512, 128, -1}, 0, CASE_ROWS},
-    {OP_EMBED_GRAD, "repeated ids", make_embed_grad, {5, 4, 11}, {2048, 32000, 128}, 0, 0},
+    {OP_EMBED_GRAD, "repeated ids", make_embed_grad, {5, 4, 11}, {2048, 8192, 128}, 0, 0},
     ONE(EMBED_GRAD, "one row", embed_grad, 0, 3, 7, 1),
     ONE(KV_PUT, "F32", kv_put, 0, 7, 20, 6, F32),
     {OP_KV_PUT, "F16", make_kv_put, {24, 11, 5, F16}, {1024, 4096, 128, F16}, 0, 0},
@@ -440,11 +440,13 @@ const op_case op_cases[] = {
     FLOATS(F32), FLOATS(F16), FLOATS(BF16),
     ONE(MATMUL, "strided x", matmul, CASE_ROWS, 20, 6, 4, F32, LAYOUT_ROWS, 0, 3),
     ONE(MATMUL, "many columns", matmul, CASE_ROWS, 64, 40, 33, F32),
+    ONE(MATMUL, "some columns", matmul, CASE_ROWS, 70, 19, 17, F32),
+    ONE(MATMUL, "some columns F16", matmul, CASE_ROWS, 70, 19, 17, F16),
     ONE(MATMUL, "edges", matmul, CASE_ROWS | EDGE, 40, 9, 3, F32),
     ONE(MATMUL, "interleaved edges", matmul, CASE_ROWS | CASE_8BIT | EDGE, 96, 9, 3, Q8_0, LAYOUT_R8),
     ONE(MATMUL, "adapters over Q8_0", lora, 0, 32, 9, 5, Q8_0, LAYOUT_ROWS, 2),
     {OP_MATMUL, "adapters over interleaved Q4_K", make_lora, {256, 9, 5, Q4_K, LAYOUT_R8, 2}, {0}, 0.05, 0}, /* x in 8 bits for one of two matmuls */
-    {OP_MATMUL_W, "one matrix", make_matmul_w, {5, 4, 3}, {2048, 2048, 128}, 0, 0},
+    {OP_MATMUL_W, "one matrix", make_matmul_w, {5, 4, 3}, {2048, 512, 64}, 0, 0},
     {OP_MATMUL_W, "slots", make_matmul_w, {5, 4, 13, 0, 0, 3}, {0}, 0, 0},
     QUANTS(Q8_0, 32), QUANTS(Q4_0, 32), QUANTS(Q4_1, 32), QUANTS(Q5_0, 32), QUANTS(Q4_K, 256), QUANTS(Q6_K, 256),
     {OP_ADD, "same shape", make_add, {33, 3, 2, 2, 0}, {4096, 256, 1, 1, 0}, 0, 0},

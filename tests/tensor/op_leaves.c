@@ -50,7 +50,7 @@ static tensor *real_leaf(case_build *b, shape s, int axis, const char *name)
     float  *f = own(b, sizeof *f * (usize)n);
     double *d = b->as_double ? own(b, sizeof *d * (usize)n) : NULL;
     for (i64 i = 0; i < all; i++) {
-        float v = draw(b);
+        float v = b->big && i >= 65536 ? f[i - 65536] : draw(b);
         if (i >= from && i < from + n) f[i - from] = v;
     }
     if (b->round_x && !strcmp(name, "x")) b->round_x(b->round_ctx, f, held.n[0], n / held.n[0]);
@@ -64,13 +64,15 @@ tensor *fixed_real(case_build *b, dtype type, layout lay, shape s, const char *n
 {
     i64    k = s.n[0], n = s.n[1] ? s.n[1] : 1, n_slots = count_of(s) / (k * n);
     usize  plain = dtype_row_bytes(type, k) * (usize)n, packed = weight_bytes(type, lay, k, n);
-    float *f = mem_array(float, k * n);
+    i64    drawn = b->big ? i64_min(n, 8) : n; /* rows; for speed eight will do, again and again */
+    float *f = mem_array(float, k * drawn);
     u8    *rows = mem_zero(plain), *data = own(b, packed * (usize)n_slots);
     for (i64 slot = 0; slot < n_slots; slot++) {
-        for (i64 i = 0; i < k * n; i++) f[i] = draw(b);
+        for (i64 i = 0; i < k * drawn; i++) f[i] = draw(b);
         if (type == F64)
-            for (i64 i = 0; i < k * n; i++) ((double *)(void *)rows)[i] = f[i];
-        else dtype_table[type].encode(f, rows, k * n);
+            for (i64 i = 0; i < k * drawn; i++) ((double *)(void *)rows)[i] = f[i];
+        else dtype_table[type].encode(f, rows, k * drawn);
+        for (i64 r = drawn; r < n; r++) memcpy(rows + dtype_row_bytes(type, k) * (usize)r, rows + dtype_row_bytes(type, k) * (usize)(r - drawn), dtype_row_bytes(type, k));
         if (lay == LAYOUT_ROWS) memcpy(data + packed * (usize)slot, rows, plain);
         else weight_pack(type, lay, k, n, rows, data + packed * (usize)slot, 0, (n + 7) / 8);
     }
