@@ -17,6 +17,12 @@ for t in $(find "$BUILD/tests" -type f -name 'test_*' -perm -u+x ! -name '*.o' !
   cat "$out" >>"$log"; count "$t" "$out" $code
   printf '%4ss %s\n' $(($(date +%s) - start)) "${t#$BUILD/tests/}"
 done
+for t in $(find "$BUILD/fuzz" -type f -name 'fuzz_*' -perm -u+x ! -name '*.o' ! -name '*.d' 2>/dev/null | sort); do
+  start=$(date +%s)
+  timeout "${TEST_SECONDS:-600}" "$t" -n "${FUZZ_N:-10000}" -seconds "${FUZZ_SECONDS:-10}" >"$BUILD/one.log" 2>&1; code=$?
+  cat "$BUILD/one.log" >>"$log"; count "$t" "$BUILD/one.log" $code
+  printf '%4ss %s\n' $(($(date +%s) - start)) "${t#$BUILD/}"
+done
 for t in $(find tests -name 'test_*.sh' | sort); do
   start=$(date +%s)
   timeout "${TEST_SECONDS:-900}" bash "$t" >"$BUILD/one.log" 2>&1; code=$?

@@ -18,7 +18,6 @@ static err engine_start(engine *e, const char *path, const engine_opts *o)
     e->max_seqs = o->max_seqs > 0 ? (int)i64_min(o->max_seqs, MAX_SEQS) : 16;
     e->max_rows = o->max_rows > 0 ? (int)i64_min(o->max_rows, 1024) : 256;
     if (pthread_mutex_init(&e->lock, NULL)) return err_new(ERR_NOMEM, "cannot make a lock");
-    TRY(cpu_init());
     TRY(pool_new(&e->threads, o->threads));
     TRY(model_open(&e->m, path, e->threads));
     TRY(backend_cpu(&e->be, e->threads));

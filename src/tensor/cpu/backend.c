@@ -109,7 +109,6 @@ static void cpu_close(backend *be) { mem_free(be); }
 err backend_cpu(backend **out, pool *threads)
 {
     *out = NULL;
-    TRY(cpu_init());
     cpu_backend *c = mem_zero(sizeof *c);
     if (!c) return err_new(ERR_NOMEM, "out of memory for a backend");
     c->be = (backend){"cpu", cpu_can, cpu_alloc, cpu_release, cpu_copy, cpu_copy, cpu_bind, cpu_run_plan, cpu_unbind, cpu_close};
