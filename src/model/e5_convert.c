@@ -102,6 +102,7 @@ static err read_sizes(source *s)
     for (usize i = 0; i < COUNT_OF(all); i++)
         if (all[i] < 1 || all[i] > MOST)
             return err_new(ERR_FORMAT, "%s: byte %zu: a size of %d, expected 1 to %d", s->name, 8 + 4 * i, all[i], MOST);
+    if (h.block != 32) return err_new(ERR_FORMAT, "%s: byte 40: blocks of %d values, expected 32", s->name, h.block);
     if (h.vocab <= MASK_ID)
         return err_new(ERR_FORMAT, "%s: a vocabulary of %d, expected more than %d", s->name, h.vocab, MASK_ID);
     s->extents[ONE] = 1, s->extents[HIDDEN] = h.hidden, s->extents[FF] = h.ff, s->extents[VOCAB] = h.vocab;

@@ -109,7 +109,7 @@ struct watch {
     atomic_bool stop;
     progress *bar;
     char *path;
-    i64 already, grown;
+    i64 already, grown, most; /* most: a finished file is moved away, and the bar must not fall back */
 };
 
 static err add_size(void *ctx, const char *path)
@@ -125,7 +125,8 @@ static void *look(void *ctx)
     while (!atomic_load(&w->stop)) {
         w->grown = 0;
         (void)file_walk(w->path, add_size, w);
-        progress_step(w->bar, w->already + w->grown);
+        w->most = i64_max(w->most, w->grown);
+        progress_step(w->bar, w->already + w->most);
         nanosleep(&(struct timespec){.tv_nsec = 200 * 1000 * 1000}, NULL);
     }
     return NULL;
