@@ -8,14 +8,17 @@
 
 /* A row of activations in 8 bits: blocks of 32, x ~ d * q, |q| <= 127, q = round half away(x / d), d = max|x| / 127.
  * One row of k values occupies xq_bytes(k): i8 q[k] (padded to 64), then float d[k/32], then float s[k/32] with
- * s = d * sum(q) (one float product), then i16 h[k/16], sums of 16 q: they take the offset of unsigned codes away exactly.
+ * s = d * sum(q) (one float product), then two tables of integers that take the offset of unsigned codes away exactly:
+ * i16 o6[k/32][2 halves of 16][2] = 32 * sum of the q at k%4 = 0,1 | 2,3 of that half (6-bit codes, offset 32);
+ * i16 o5[k/32][2] = 16 * the same over the block (offset 16; half of it for offset 8).
  * k is a multiple of 32. Rows start 64-byte aligned. NaN, infinity and tiny blocks: cpu/q_layout.h. */
 static inline usize xq_pad(i64 k) { return ((usize)k + 63) / 64 * 64; }
-static inline usize xq_bytes(i64 k) { return (xq_pad(k) + (2 * sizeof(float) + 2 * sizeof(i16)) * (usize)(k / 32) + 63) / 64 * 64; }
+static inline usize xq_bytes(i64 k) { return (xq_pad(k) + (2 * sizeof(float) + 6 * sizeof(i16)) * (usize)(k / 32) + 63) / 64 * 64; }
 static inline const i8 *xq_q(const void *x) { return x; }
 static inline const float *xq_d(const void *x, i64 k) { return (const float *)((const u8 *)x + xq_pad(k)); }
 static inline const float *xq_s(const void *x, i64 k) { return xq_d(x, k) + k / 32; }
-static inline const i16 *xq_h(const void *x, i64 k) { return (const i16 *)(xq_d(x, k) + k / 32 * 2); }
+static inline const i16 *xq_o6(const void *x, i64 k) { return (const i16 *)(xq_d(x, k) + k / 32 * 2); }
+static inline const i16 *xq_o5(const void *x, i64 k) { return xq_o6(x, k) + k / 32 * 4; }
 
 typedef struct { /* one query row, all heads of one kv head: see op_attend.c for the formula */
     const float *q;                         /* [hd, n_q] heads that share the kv head, stride hd */

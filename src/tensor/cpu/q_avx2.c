@@ -1,3 +1,321 @@
-/* tensor/cpu/q_avx2.c - quantised dot products with avx2: overrides of q_generic.c. */
+/* tensor/cpu/q_avx2.c - 8-bit activations and quantised dot products with AVX2: q_generic.c with eight rows in the lanes of one
+ * vector. q_layout.h states layouts and arithmetic; every function here gives the same bits as the plain C.
+ *
+ * The step is vpmaddubsw: unsigned codes times signed activations, neighbours added to 16 bits. A 16-bit lane then sums 16
+ * products of a block (8 in Q6_K). The true sums fit: 16*15*127 = 30,480 for 4-bit codes; with the offset taken away
+ * 16*16*127 = 8*32*127 = 32,512 for 5 and 6 bits, where sums on the way may wrap around and come back. vpmaddwd then widens
+ * to 32 bits, multiplying by the scale of the sub-block on the way. Q8_0 has no room in 16 bits: |w| times x with w's sign.
+ * Columns go in tiles of 4: codes are unpacked once for the tile; activations are broadcast from memory 4 bytes at a time, a
+ * load that costs no arithmetic. tile_*() are inlined for 1..4 columns, so that accumulators become registers; PIN keeps the
+ * compilers from spreading the sums over more of them than there are. One column is bound by memory, and the processor's own
+ * prefetching stops at every page: the first tile asks for what lies AHEAD bytes further on, across the end of the group. */
 #include "tensor/cpu/kern.h"
-void kern_q_avx2(kern *t) { (void)t; /* the level below serves */ }
+#include "tensor/cpu/q_layout.h"
+#include <float.h>
+#include <immintrin.h>
+#include <math.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define PIN(v) __asm__("" : "+x"(v))
+#define TILE 4
+#define AHEAD 3072
+
+INLINE __m256i load(const void *p) { return _mm256_loadu_si256(p); }
+INLINE __m256 halves(const void *h) { return _mm256_cvtph_ps(_mm_loadu_si128(h)); }
+INLINE __m256 all(const float *f) { return _mm256_broadcast_ss(f); }
+INLINE __m256i four(const void *p) /* 4 bytes in every lane */
+{
+    i32 v;
+    memcpy(&v, p, 4);
+    return _mm256_set1_epi32(v);
+}
+INLINE __m256 real(__m256i v) { return _mm256_cvtepi32_ps(v); }
+INLINE __m256i mask8(__m256i v, int m) { return _mm256_and_si256(v, _mm256_set1_epi8((char)m)); }
+INLINE __m256i low4(__m256i v) { return mask8(v, 15); }
+INLINE __m256i high4(__m256i v) { return mask8(_mm256_srli_epi16(v, 4), 15); }
+INLINE void ahead(const void *p, const int bytes)
+{
+    for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + AHEAD + i, _MM_HINT_T0);
+}
+
+/* byte b of each lane, moved by a table: to both 16-bit halves, to the upper byte of both, or alone */
+#define LANE(x, y)                                                                                                               \
+    {                                                                                                                            \
+        x(0, y), x(4, y), x(8, y), x(12, y), x(0, y), x(4, y), x(8, y), x(12, y)                                                 \
+    }
+#define BOTH(at, b) at + b, 128, at + b, 128
+#define UPPER(at, b) 128, at + b, 128, at + b
+#define ALONE(at, b) at + b, 128, 128, 128
+static const u8 pick_both[4][32] __attribute__((aligned(32))) = {LANE(BOTH, 0), LANE(BOTH, 1), LANE(BOTH, 2), LANE(BOTH, 3)};
+static const u8 pick_upper[4][32] __attribute__((aligned(32))) = {LANE(UPPER, 0), LANE(UPPER, 1), LANE(UPPER, 2), LANE(UPPER, 3)};
+static const u8 pick_alone[4][32] __attribute__((aligned(32))) = {LANE(ALONE, 0), LANE(ALONE, 1), LANE(ALONE, 2), LANE(ALONE, 3)};
+INLINE __m256i pick(__m256i v, const u8 how[32]) { return _mm256_shuffle_epi8(v, load(how)); }
+INLINE __m256i pick_signed(__m256i v, int b) { return _mm256_srai_epi16(pick(v, pick_upper[b]), 8); }
+
+typedef struct {
+    const i8 *q;
+    const float *d, *s;
+    const i16 *o6, *o5;
+} col;
+INLINE void columns(col x[], const void *xq, usize stride, i64 k, const int n)
+{
+    for (int c = 0; c < n; c++, xq = (const u8 *)xq + stride)
+        x[c] = (col){xq_q(xq), xq_d(xq, k), xq_s(xq, k), xq_o6(xq, k), xq_o5(xq, k)};
+}
+
+/* one quad of codes against n columns, `at` values into their rows */
+INLINE void quad(__m256i codes, const col x[], i64 at, __m256i acc[], const bool first, const int n)
+{
+    for (int c = 0; c < n; c++) {
+        __m256i t = _mm256_maddubs_epi16(codes, four(x[c].q + at));
+        acc[c] = first ? t : _mm256_add_epi16(acc[c], t);
+        PIN(acc[c]);
+    }
+}
+INLINE void nibbles(const u8 v[4][32], const col x[], i64 at, __m256i acc[], const int n)
+{
+    for (int p = 0; p < 4; p++) {
+        __m256i w = load(v[p]);
+        quad(low4(w), x, at + 4 * p, acc, p == 0, n);
+        quad(high4(w), x, at + 16 + 4 * p, acc, false, n);
+    }
+}
+
+#define TILE_ARGS const u8 *g, i64 k, const void *xq, usize stride, float *y, i64 y_stride, const int n, const bool first
+#define TILE_START                                                                                                               \
+    col x[TILE];                                                                                                                 \
+    __m256 sum[TILE];                                                                                                            \
+    columns(x, xq, stride, k, n);                                                                                                \
+    for (int c = 0; c < n; c++) sum[c] = _mm256_setzero_ps()
+#define TILE_END                                                                                                                 \
+    for (int c = 0; c < n; c++) _mm256_storeu_ps(y + c * y_stride, sum[c])
+
+INLINE void tile_q8_0(TILE_ARGS)
+{
+    const u8 *w = g + r8_head(Q8_0, k);
+    TILE_START;
+    for (i64 b = 0; b < k / 32; b++, w += 256) {
+        __m256i acc[TILE], one = _mm256_set1_epi16(1);
+        if (first) ahead(w, 256);
+        for (int p = 0; p < 8; p++) {
+            __m256i v = load(w + 32 * p), size = _mm256_abs_epi8(v);
+            for (int c = 0; c < n; c++) {
+                __m256i t = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four(x[c].q + 32 * b + 4 * p), v));
+                t = _mm256_madd_epi16(t, one);
+                acc[c] = p ? _mm256_add_epi32(acc[c], t) : t;
+                PIN(acc[c]);
+            }
+        }
+        __m256 d = halves(g + 16 * b);
+        for (int c = 0; c < n; c++) sum[c] += d * all(x[c].d + b) * real(acc[c]);
+    }
+    TILE_END;
+}
+
+INLINE void tile_q4_0(TILE_ARGS)
+{
+    const u8 *w = g + r8_head(Q4_0, k);
+    TILE_START;
+    for (i64 b = 0; b < k / 32; b++, w += 128) {
+        __m256i acc[TILE], one = _mm256_set1_epi16(1);
+        if (first) ahead(w, 128);
+        nibbles((const u8(*)[32])w, x, 32 * b, acc, n);
+        __m256 d = halves(g + 16 * b);
+        for (int c = 0; c < n; c++) {
+            __m256i offset = _mm256_srai_epi16(four(x[c].o5 + 2 * b), 1);
+            sum[c] += d * all(x[c].d + b) * real(_mm256_madd_epi16(_mm256_sub_epi16(acc[c], offset), one));
+        }
+    }
+    TILE_END;
+}
+
+INLINE void tile_q4_1(TILE_ARGS)
+{
+    const u8 *w = g + r8_head(Q4_1, k);
+    TILE_START;
+    for (i64 b = 0; b < k / 32; b++, w += 128) {
+        __m256i acc[TILE], one = _mm256_set1_epi16(1);
+        if (first) ahead(w, 128);
+        nibbles((const u8(*)[32])w, x, 32 * b, acc, n);
+        __m256 d = halves(g + 32 * b), m = halves(g + 32 * b + 16);
+        for (int c = 0; c < n; c++) sum[c] += d * all(x[c].d + b) * real(_mm256_madd_epi16(acc[c], one)) + m * all(x[c].s + b);
+    }
+    TILE_END;
+}
+
+INLINE void tile_q5_0(TILE_ARGS)
+{
+    const r8_q5_0 *w = (const r8_q5_0 *)(g + r8_head(Q5_0, k));
+    TILE_START;
+    for (i64 b = 0; b < k / 32; b++, w++) {
+        __m256i acc[TILE], one = _mm256_set1_epi16(1), bits = load(w->bits);
+        if (first) ahead(w, (int)sizeof *w);
+        for (int p = 0; p < 4; p++) {
+            __m256i v = load(w->nibbles[p]);
+            quad(_mm256_or_si256(low4(v), mask8(_mm256_slli_epi16(bits, 4 - p), 16)), x, 32 * b + 4 * p, acc, p == 0, n);
+            quad(_mm256_or_si256(high4(v), mask8(_mm256_srli_epi16(bits, p), 16)), x, 32 * b + 16 + 4 * p, acc, false, n);
+        }
+        __m256 d = halves(g + 16 * b);
+        for (int c = 0; c < n; c++) {
+            __m256i signed_sum = _mm256_sub_epi16(acc[c], four(x[c].o5 + 2 * b));
+            sum[c] += d * all(x[c].d + b) * real(_mm256_madd_epi16(signed_sum, one));
+        }
+    }
+    TILE_END;
+}
+
+INLINE void tile_q4_k(TILE_ARGS)
+{
+    const r8_q4_k *w = (const r8_q4_k *)g;
+    TILE_START;
+    for (i64 b = 0; b < k / 256; b++, w++) {
+        __m256i w0 = load(w->scales[0]), w1 = load(w->scales[1]), w2 = load(w->scales[2]);
+        __m256i sc[2] = {mask8(w0, 63), _mm256_or_si256(low4(w2), mask8(_mm256_srli_epi16(w0, 2), 48))};
+        __m256i mn[2] = {mask8(w1, 63), _mm256_or_si256(high4(w2), mask8(_mm256_srli_epi16(w1, 2), 48))};
+        __m256 a[TILE], m[TILE];
+        for (int c = 0; c < n; c++) a[c] = m[c] = _mm256_setzero_ps();
+        if (first) ahead(w, 128);
+        for (int j = 0; j < 8; j++) {
+            __m256i acc[TILE], s = pick(sc[j / 4], pick_both[j % 4]);
+            if (first) ahead(w->nibbles[j], 128);
+            nibbles(w->nibbles[j], x, 256 * b + 32 * j, acc, n);
+            for (int c = 0; c < n; c++) {
+                a[c] += all(x[c].d + 8 * b + j) * real(_mm256_madd_epi16(acc[c], s));
+                PIN(a[c]);
+            }
+        }
+        for (int j = 0; j < 8; j++) {
+            __m256 low = real(pick(mn[j / 4], pick_alone[j % 4]));
+            for (int c = 0; c < n; c++) {
+                m[c] += low * all(x[c].s + 8 * b + j);
+                PIN(m[c]);
+            }
+        }
+        __m256 d = halves(w->d), dmin = halves(w->dmin);
+        for (int c = 0; c < n; c++) sum[c] += d * a[c] - dmin * m[c];
+    }
+    TILE_END;
+}
+
+/* half h of a block: acc = sums of (code - 32) * q over its quads, scaled */
+INLINE void half_q6_k(const u8 v[4][32], const u8 pairs[32], __m256i scale, const col x[], i64 at, __m256i acc[], const int h,
+                      const int n)
+{
+    __m256i p = load(pairs);
+    for (int t = 0; t < 4; t++) {
+        __m256i top = t < 2 ? _mm256_slli_epi16(p, 4 - 2 * t) : _mm256_srli_epi16(p, 2 * t - 4);
+        __m256i w = load(v[t]), low = h ? high4(w) : low4(w);
+        quad(_mm256_or_si256(low, mask8(top, 48)), x, at + 16 * h + 4 * t, acc, t == 0, n);
+    }
+    for (int c = 0; c < n; c++) acc[c] = _mm256_madd_epi16(_mm256_sub_epi16(acc[c], four(x[c].o6 + at / 8 + 2 * h)), scale);
+}
+INLINE void tile_q6_k(TILE_ARGS)
+{
+    const r8_q6_k *w = (const r8_q6_k *)(g + r8_head(Q6_K, k));
+    TILE_START;
+    for (i64 b = 0; b < k / 256; b++, w++) {
+        __m256 a[TILE];
+        for (int c = 0; c < n; c++) a[c] = _mm256_setzero_ps();
+        if (first) ahead(w, 128);
+        for (int j = 0; j < 8; j++) {
+            __m256i even[TILE], odd[TILE], sc = load(w->scales[j / 2]);
+            i64 at = 256 * b + 32 * j;
+            if (first) ahead(w->block + j, 192);
+            half_q6_k(w->block[j].nibbles, w->block[j].pairs[0], pick_signed(sc, j % 2 * 2), x, at, even, 0, n);
+            half_q6_k(w->block[j].nibbles, w->block[j].pairs[1], pick_signed(sc, j % 2 * 2 + 1), x, at, odd, 1, n);
+            for (int c = 0; c < n; c++) {
+                a[c] += all(x[c].d + 8 * b + j) * real(_mm256_add_epi32(even[c], odd[c]));
+                PIN(a[c]);
+            }
+        }
+        __m256 d = halves(g + 16 * b);
+        for (int c = 0; c < n; c++) sum[c] += d * a[c];
+    }
+    TILE_END;
+}
+
+#define DOT(type)                                                                                                                \
+    static void dot_##type(const void *group, i64 k, const void *xq, usize stride, int n_cols, float *y, i64 y_stride)           \
+    {                                                                                                                            \
+        const u8 *g = group, *x = xq;                                                                                            \
+        int c = 0;                                                                                                               \
+        if (n_cols >= TILE) tile_##type(g, k, x, stride, y, y_stride, TILE, true), c = TILE;                                     \
+        for (; c + TILE <= n_cols; c += TILE)                                                                                    \
+            tile_##type(g, k, x + stride * (usize)c, stride, y + c * y_stride, y_stride, TILE, false);                           \
+        x += stride * (usize)c, y += c * y_stride;                                                                               \
+        switch (n_cols - c) {                                                                                                    \
+        case 1: tile_##type(g, k, x, stride, y, y_stride, 1, true); break;                                                       \
+        case 2: tile_##type(g, k, x, stride, y, y_stride, 2, true); break;                                                       \
+        case 3: tile_##type(g, k, x, stride, y, y_stride, 3, true); break;                                                       \
+        }                                                                                                                        \
+    }
+DOT(q8_0)
+DOT(q4_0) DOT(q4_1) DOT(q5_0) DOT(q4_k) DOT(q6_k)
+
+    /* ---- activations ----------------------------------------------------------------------------------------------------------
+     */
+    /* t rounded to integers, halves away from zero: truncate, then add the sign of a remainder of a half or more */
+    INLINE __m256i nearest(__m256 t)
+{
+    __m256i whole = _mm256_cvttps_epi32(t);
+    __m256 rest = t - real(whole), half = _mm256_set1_ps(0.5f);
+    __m256i up = _mm256_castps_si256(_mm256_cmp_ps(rest, half, _CMP_GE_OQ));
+    __m256i down = _mm256_castps_si256(_mm256_cmp_ps(rest, -half, _CMP_LE_OQ));
+    return _mm256_add_epi32(_mm256_sub_epi32(whole, up), down);
+}
+INLINE u32 largest(__m256i v) /* of 8 unsigned lanes */
+{
+    __m128i m = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
+    return (u32)_mm_cvtsi128_si32(m);
+}
+INLINE __m256i pack_block(const __m256i v[4]) /* 32 integers -> bytes in order */
+{
+    __m256i p = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+    return _mm256_permutevar8x32_epi32(p, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+static void quant(const float *x, i64 k, void *xq)
+{
+    i8 *q = xq;
+    float *d = (float *)((u8 *)xq + xq_pad(k)), *s = d + k / 32;
+    i16 *o6 = (i16 *)(s + k / 32), *o5 = o6 + k / 32 * 4;
+    for (i64 b = 0; b < k / 32; b++, x += 32) {
+        __m256 v[4];
+        __m256i t[4], top = _mm256_setzero_si256(), size = _mm256_set1_epi32(0x7fffffff);
+        for (int i = 0; i < 4; i++) {
+            v[i] = _mm256_loadu_ps(x + 8 * i);
+            top = _mm256_max_epu32(top, _mm256_and_si256(_mm256_castps_si256(v[i]), size)); /* NaN above infinity above numbers */
+        }
+        u32 m = largest(top);
+        float scale;
+        memcpy(&scale, &m, 4);
+        scale /= 127;
+        if (m >= 0x7f800000)
+            scale = NAN;
+        else if (scale < FLT_MIN)
+            scale = 0;
+        if (scale > 0)
+            for (int i = 0; i < 4; i++) t[i] = nearest(v[i] / _mm256_set1_ps(scale));
+        else
+            t[0] = t[1] = t[2] = t[3] = _mm256_setzero_si256();
+        __m256i bytes = pack_block(t), pair = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+        pair = _mm256_add_epi16(pair, _mm256_shuffle_epi32(pair, 0x4e)); /* lanes: quads; the same sums end up in all four */
+        pair = _mm256_add_epi16(pair, _mm256_shuffle_epi32(pair, 0xb1));
+        __m128i even = _mm256_castsi256_si128(pair), odd = _mm256_extracti128_si256(pair, 1), both = _mm_add_epi16(even, odd);
+        i32 sum = _mm_cvtsi128_si32(_mm_madd_epi16(both, _mm_set1_epi16(1)));
+        _mm256_storeu_si256((void *)(q + 32 * b), bytes);
+        d[b] = scale, s[b] = scale * (float)sum;
+        _mm_storel_epi64((void *)(o6 + 4 * b), _mm_slli_epi16(_mm_unpacklo_epi32(even, odd), 5));
+        i32 five = _mm_cvtsi128_si32(_mm_slli_epi16(both, 4));
+        memcpy(o5 + 2 * b, &five, 4);
+    }
+    memset(q + k, 0, xq_pad(k) - (usize)k);
+}
+
+void kern_q_avx2(kern *t)
+{
+    t->quant = quant;
+    t->qdot[Q8_0] = dot_q8_0, t->qdot[Q4_0] = dot_q4_0, t->qdot[Q4_1] = dot_q4_1;
+    t->qdot[Q5_0] = dot_q5_0, t->qdot[Q4_K] = dot_q4_k, t->qdot[Q6_K] = dot_q6_k;
+}

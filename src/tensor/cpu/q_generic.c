@@ -8,9 +8,9 @@
 #include <math.h>
 
 /* ---- activations ---------------------------------------------------------------------------------------------------------- */
-static void quant_block(const float *x, i8 *q, float *d, float *s, i16 h[2])
+static void quant_block(const float *x, i8 *q, float *d, float *s, i16 o6[4], i16 o5[2])
 {
-    float m = 0;
+    float m;
     u32 top = 0; /* largest bit pattern without sign: orders NaN over infinity over numbers */
     for (int i = 0; i < 32; i++) {
         u32 u;
@@ -20,30 +20,27 @@ static void quant_block(const float *x, i8 *q, float *d, float *s, i16 h[2])
     }
     memcpy(&m, &top, 4);
     *d = m / 127;
-    h[0] = h[1] = 0;
     if (top >= 0x7f800000)
         *d = NAN;
     else if (*d < FLT_MIN)
         *d = 0;
-    if (!(*d > 0)) { /* nothing to divide by */
-        memset(q, 0, 32);
-        *s = *d;
-        return;
-    }
+    i32 pair[4] = {0}; /* [half][k%4 / 2] */
     for (int i = 0; i < 32; i++) {
-        float t = x[i] / *d, rest = t - (float)(int)t;
+        float t = *d > 0 ? x[i] / *d : 0, rest = t - (float)(int)t;
         q[i] = (i8)((int)t + (rest >= 0.5f) - (rest <= -0.5f));
-        h[i / 16] = (i16)(h[i / 16] + q[i]);
+        pair[i / 16 * 2 + i % 4 / 2] += q[i];
     }
-    *s = *d * (float)(h[0] + h[1]);
+    *s = *d * (float)(pair[0] + pair[1] + pair[2] + pair[3]);
+    for (int i = 0; i < 4; i++) o6[i] = (i16)(32 * pair[i]);
+    for (int i = 0; i < 2; i++) o5[i] = (i16)(16 * (pair[i] + pair[i + 2]));
 }
 
 static void quant(const float *x, i64 k, void *xq)
 {
     i8 *q = xq;
     float *d = (float *)((u8 *)xq + xq_pad(k)), *s = d + k / 32;
-    i16 *h = (i16 *)(s + k / 32);
-    for (i64 b = 0; b < k / 32; b++) quant_block(x + 32 * b, q + 32 * b, d + b, s + b, h + 2 * b);
+    i16 *o6 = (i16 *)(s + k / 32), *o5 = o6 + k / 32 * 4;
+    for (i64 b = 0; b < k / 32; b++) quant_block(x + 32 * b, q + 32 * b, d + b, s + b, o6 + 4 * b, o5 + 2 * b);
     memset(q + k, 0, xq_pad(k) - (usize)k);
 }
 
@@ -114,10 +111,10 @@ static void add_block(const u8 w[8][32], const float d[8], int offset, i64 b, i6
     i32 sum[8];
     for (int c = 0; c < n_cols; c++) {
         const void *x = column(xq, xq_stride, c);
-        const i16 *h = xq_h(x, k) + 2 * b;
+        const i16 *o = xq_o5(x, k) + 2 * b;
         float dx = xq_d(x, k)[b], *out = y + c * y_stride;
         dot_codes(w, xq_q(x) + 32 * b, 0, 8, sum);
-        for (int r = 0; r < 8; r++) out[r] += d[r] * dx * (float)(sum[r] - offset * (h[0] + h[1]));
+        for (int r = 0; r < 8; r++) out[r] += d[r] * dx * (float)(sum[r] - (o[0] + o[1]) / 16 * offset);
     }
 }
 
@@ -215,7 +212,7 @@ static void dot_q6_k(ARGS)
         for (int c = 0; c < n_cols; c++) {
             const void *x = column(xq, xq_stride, c);
             const float *dx = xq_d(x, k) + 8 * b;
-            const i16 *h = xq_h(x, k) + 16 * b;
+            const i16 *o = xq_o6(x, k) + 32 * b;
             float a[8] = {0}, *out = y + c * y_stride;
             for (int j = 0; j < 8; j++) {
                 const i8 *q = xq_q(x) + 256 * b + 32 * j;
@@ -223,7 +220,7 @@ static void dot_q6_k(ARGS)
                 dot_codes(w[j], q, 4, 8, odd);
                 for (int r = 0; r < 8; r++) {
                     const i8 *sc = v->scales[j / 2][r] + j % 2 * 2;
-                    i32 sum = sc[0] * (even[r] - 32 * h[2 * j]) + sc[1] * (odd[r] - 32 * h[2 * j + 1]);
+                    i32 sum = sc[0] * (even[r] - o[4 * j] - o[4 * j + 1]) + sc[1] * (odd[r] - o[4 * j + 2] - o[4 * j + 3]);
                     a[r] += dx[j] * (float)sum;
                 }
             }

@@ -17,10 +17,10 @@
  *   Q4_K   4.50  4.50     r8_q4_k[k/256]: the file's 12 scale bytes stay packed, as three words of a lane
  *   Q6_K   6.56  6.58     u16 d[k/256][8], pad to 64, r8_q6_k[k/256]
  *
- * Arithmetic. x is a row of kern.h's 8-bit activations: dx_j, s_j, q, and h (sums of 16). All integer sums are exact; every
+ * Arithmetic. x is a row of kern.h's 8-bit activations: dx_j, s_j and q. All integer sums are exact; every
  * float operation below is one IEEE single operation, rounded on its own, in this order; y starts at +0.
- *   quant   per block: m = the largest |x|. If m is infinite or any x is NaN: d = s = NaN, q = h = 0, so that the outputs are
- *           NaN too. If d = m/127 is below FLT_MIN: d = s = 0, q = h = 0. Else t = x/d, q = t rounded half away from zero
+ *   quant   per block: m = the largest |x|. If m is infinite or any x is NaN: d = s = NaN and q = 0, so that the outputs are
+ *           NaN too. If d = m/127 is below FLT_MIN: d = s = 0 and q = 0. Else t = x/d, q = t rounded half away from zero
  *           (|q| <= 127), s = d * (float)sum(q).
  *   Q8_0    y = y + (d*dx) * (float)(sum w*q)
  *   Q4_0    y = y + (d*dx) * (float)(sum code*q - 8*sum q)
