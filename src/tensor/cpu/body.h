@@ -14,9 +14,9 @@
 #define BODY(name) BODY_PASTE(name, ISA) /* kern_body_rows_avx2 */
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
-#define UNROLL _Pragma("unroll")
+#define UNROLLED(i, n) _Pragma("clang loop unroll(full)") for (int i = 0; i < (n); i++)
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLLED(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 #endif
 
 #if defined ISA_avx512
@@ -46,6 +46,7 @@ typedef float vf_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef float v4_any __attribute__((vector_size(16), aligned(4), may_alias));
 
 INLINE vf load(const float *p) { return *(const vf_any *)p; }
+#define HOLD(v) __asm__("" : "+v"(v)) /* in a register: gcc would rather load it again for every use */
 INLINE void store(float *p, vf v) { *(vf_any *)p = v; }
 INLINE vf all(float f) { return f - (vf){0}; }
 INLINE vf pick(vi where, vf a, vf b) { return (vf)((where & (vi)a) | (~where & (vi)b)); }
@@ -62,7 +63,8 @@ INLINE void store_some(float *p, vf v, i64 n)
     store(t, v);
     for (i64 i = 0; i < n; i++) p[i] = t[i];
 }
-INLINE void pad16(float t[16], const float *p, i64 n, float rest) /* n < 16 */
+/* n < 16; out of line, since it is rare and would be unrolled everywhere */
+static __attribute__((noinline, unused)) void pad16(float t[16], const float *p, i64 n, float rest)
 {
     for (i64 i = 0; i < 16; i++) t[i] = i < n ? p[i] : rest;
 }
@@ -110,11 +112,11 @@ INLINE v4 sum_4(v4 a, v4 b, v4 c, v4 d)
 INLINE void dot_add(vf s[LANES], const float *a, const float *b, i64 n)
 {
     i64 i = 0;
-    for (; i + 16 <= n; i += 16) { UNROLL for (int j = 0; j < LANES; j++) s[j] += load(a + i + j * W) * load(b + i + j * W); }
+    for (; i + 16 <= n; i += 16) { UNROLLED(j, LANES) s[j] += load(a + i + j * W) * load(b + i + j * W); }
     if (i < n) {
         float ta[16], tb[16];
         pad16(ta, a + i, n - i, 0), pad16(tb, b + i, n - i, 0);
-        UNROLL for (int j = 0; j < LANES; j++) s[j] += load(ta + j * W) * load(tb + j * W);
+        UNROLLED(j, LANES) s[j] += load(ta + j * W) * load(tb + j * W);
     }
 }
 
@@ -128,10 +130,10 @@ typedef struct {
 INLINE wide16 widen(const vf x[LANES])
 {
     wide16 w;
-    UNROLL for (int i = 0; i < LANES; i++) w.half[2 * i] = low_half(x[i]), w.half[2 * i + 1] = high_half(x[i]);
+    UNROLLED(i, LANES) w.half[2 * i] = low_half(x[i]), w.half[2 * i + 1] = high_half(x[i]);
     return w;
 }
-INLINE void sum8_add(sum8 *s, wide16 w) { UNROLL for (int i = 0; i < LANES; i++) s->part[i] += w.half[i] + w.half[i + LANES]; }
+INLINE void sum8_add(sum8 *s, wide16 w) { UNROLLED(i, LANES) s->part[i] += w.half[i] + w.half[i + LANES]; }
 INLINE double sum8_total(const sum8 *s)
 {
     double t[8];
@@ -238,14 +240,14 @@ INLINE double row_exp(float *y, const float *x, float shift, i64 n)
     vf e[LANES];
     i64 i = 0;
     for (; i + 16 <= n; i += 16) {
-        UNROLL for (int j = 0; j < LANES; j++) e[j] = v_exp(load(x + i + j * W) - shift);
-        if (y) { UNROLL for (int j = 0; j < LANES; j++) store(y + i + j * W, e[j]); }
+        UNROLLED(j, LANES) e[j] = v_exp(load(x + i + j * W) - shift);
+        if (y) { UNROLLED(j, LANES) store(y + i + j * W, e[j]); }
         sum8_add(&s, widen(e));
     }
     if (i < n) {
         float t[16];
         pad16(t, x + i, n - i, -INFINITY);
-        UNROLL for (int j = 0; j < LANES; j++) e[j] = v_exp(load(t + j * W) - shift), store(t + j * W, e[j]);
+        UNROLLED(j, LANES) e[j] = v_exp(load(t + j * W) - shift), store(t + j * W, e[j]);
         for (i64 j = 0; y && j < n - i; j++) y[i + j] = t[j];
         sum8_add(&s, widen(e));
     }

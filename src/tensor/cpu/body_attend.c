@@ -80,19 +80,19 @@ INLINE void values_step(float *y, i64 y_stride, i64 n, const float *weight, i64 
                         int h)
 {
     vf s[HEADS * LANES];
-    UNROLL for (int i = 0; i < h * LANES; i++) s[i] = (vf){0};
+    UNROLLED(i, h * LANES) s[i] = (vf){0};
     for (int j = 0; j < keys; j++) {
-        UNROLL for (int l = 0; l < LANES; l++)
+        UNROLLED(l, LANES)
         {
             vf x = load(v + j * room + l * W);
-            UNROLL for (int i = 0; i < h; i++) s[i * LANES + l] += x * weight[i * w_stride + j];
+            UNROLLED(i, h) s[i * LANES + l] += x * weight[i * w_stride + j];
         }
     }
     float t[16];
     for (int i = 0; i < h; i++, y += y_stride) {
         float *to = n < 16 ? t : y;
         if (n < 16) pad16(t, y, n, 0);
-        UNROLL for (int l = 0; l < LANES; l++) store(to + l * W, load(to + l * W) + s[i * LANES + l]);
+        UNROLLED(l, LANES) store(to + l * W, load(to + l * W) + s[i * LANES + l]);
         for (i64 j = 0; n < 16 && j < n; j++) y[j] = t[j];
     }
 }

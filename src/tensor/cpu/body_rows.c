@@ -133,9 +133,9 @@ static float dot_row(const float *a, const float *b, i64 n)
 INLINE void moment_add(sum8 *s, const float *x, double shift, bool square)
 {
     vf v[LANES];
-    UNROLL for (int j = 0; j < LANES; j++) v[j] = load(x + j * W);
+    UNROLLED(j, LANES) v[j] = load(x + j * W);
     wide16 w = widen(v);
-    UNROLL for (int j = 0; j < 2 * LANES; j++)
+    UNROLLED(j, 2 * LANES)
     {
         w.half[j] = w.half[j] - shift;
         if (square) w.half[j] *= w.half[j];
