@@ -9,7 +9,9 @@
 #include <cmocka.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -523,6 +525,27 @@ static void serve(void *ctx, int thread, int n_threads)
     (void)proc_run(&(proc_spec){.argv = argv, .seconds = 20}, NULL, NULL, &status);
 }
 
+/* Loopback may be down, as in a container without a network. */
+static bool have_loopback(void)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof at;
+    int heard = socket(AF_INET, SOCK_STREAM, 0), said = socket(AF_INET, SOCK_STREAM, 0);
+    bool there = heard >= 0 && said >= 0 && bind(heard, (struct sockaddr *)&at, sizeof at) == 0 && listen(heard, 1) == 0 &&
+                 getsockname(heard, (struct sockaddr *)&at, &n) == 0 && connect(said, (struct sockaddr *)&at, sizeof at) == 0;
+    close(heard);
+    close(said);
+    return there;
+}
+
+static void need_server(void)
+{
+    need_python();
+    if (have_program("curl") && have_loopback()) return;
+    print_message("no curl or no loopback network here\n");
+    skip();
+}
+
 static void address_resumed(bool changed, const char *want_served)
 {
     pool *two;
@@ -551,22 +574,14 @@ static void address_resumed(bool changed, const char *want_served)
 static void test_address_is_continued(void **state)
 {
     (void)state;
-    need_python();
-    if (!have_program("curl")) {
-        print_message("no curl here\n");
-        skip();
-    }
+    need_server();
     address_resumed(false, "0\n1000\n");
 }
 
 static void test_address_that_changed_is_fetched_anew(void **state)
 {
     (void)state;
-    need_python();
-    if (!have_program("curl")) {
-        print_message("no curl here\n");
-        skip();
-    }
+    need_server();
     address_resumed(true, "0\n0\n0\n");
 }
 
@@ -661,7 +676,7 @@ static void damaged_conversions(void)
     rng_seed(&r, 11);
     int fd = open(kept[0], O_RDWR);
     assert_true(fd >= 0);
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 13; i++) {
         off_t at = i < 10 ? 8 + 4 * i : 44 + (off_t)(rng_u64(&r) % 3000000);
         u32 was, changed = i % 2 ? 0xffffffff : 0x7f7f7f7f;
         assert_int_equal(pread(fd, &was, 4, at), 4);
