@@ -328,13 +328,17 @@ static err tree_of(str utf8, htmlParserCtxt **parser, xmlDoc **doc)
     *doc = NULL;
     *parser = htmlNewParserCtxt();
     if (!*parser) return err_new(ERR_NOMEM, "no memory for the HTML parser");
+    /* options that the HTML side of libxml2 knows but does not take as arguments: pages nest deeper than 256 (a <font> that is
+     * never closed, on each line), and are longer than 65,535 lines. Memory and time are bounded by the confinement. */
+    (*parser)->options |= XML_PARSE_HUGE | XML_PARSE_BIG_LINES;
     *doc = htmlCtxtReadMemory(*parser, utf8.p, (int)utf8.n, NULL, "UTF-8",
                               HTML_PARSE_RECOVER | HTML_PARSE_NODEFDTD | HTML_PARSE_NOERROR | HTML_PARSE_NOWARNING |
-                                  HTML_PARSE_NONET | HTML_PARSE_COMPACT | HTML_PARSE_IGNORE_ENC);
+                                  HTML_PARSE_NONET | HTML_PARSE_IGNORE_ENC);
     const xmlError *e = xmlCtxtGetLastError(*parser);
     if (e && e->code == XML_ERR_NO_MEMORY) return err_new(ERR_NOMEM, "no memory for the HTML tree");
     if (e && e->level == XML_ERR_FATAL && (*parser)->instate == XML_PARSER_EOF && (*parser)->disableSAX)
-        return err_new(ERR_FORMAT, "line %d: the parser gave up: %s", e->line, e->message ? e->message : "no reason given");
+        return err_new(ERR_FORMAT, "line %d: the parser gave up: %.*s", e->line, (int)(e->message ? strcspn(e->message, "\n") : 0),
+                       e->message ? e->message : "");
     return OK;
 }
 

@@ -342,15 +342,13 @@ static u32 match(scanner *s, cursor *c)
 /* An open fence or HTML block takes the line as it is. */
 static bool continue_raw(scanner *s, const cursor *c)
 {
-    bool blank = line_blank(rest(c));
+    if (s->leaf != LEAF_FENCE && s->leaf != LEAF_HTML) return false;
+    if (!line_blank(c->l.text)) touch(s, c);
     if (s->leaf == LEAF_FENCE) {
-        if (!blank) touch(s, c);
         if (closes_fence(s, c)) s->leaf = LEAF_NONE;
         return true;
     }
-    if (s->leaf != LEAF_HTML) return false;
-    if (!blank) touch(s, c);
-    if (s->html >= 6 ? blank : html_ends(s->html, rest(c))) s->leaf = LEAF_NONE;
+    if (s->html >= 6 ? line_blank(rest(c)) : html_ends(s->html, rest(c))) s->leaf = LEAF_NONE;
     return true;
 }
 
@@ -452,6 +450,7 @@ static void put_text(scanner *s, cursor *c, bool fresh)
 static void put_line(scanner *s, cursor *c)
 {
     s->n_matched = match(s, c);
+    if (s->n_matched && !line_blank(c->l.text)) touch(s, c); /* the mark of a quote may be all there is */
     if (s->n_matched == s->n_nest && continue_raw(s, c)) return;
     for (bool fresh = false;; fresh = true) {
         bool all = s->n_matched == s->n_nest, paragraph = s->leaf == LEAF_PARAGRAPH && all,

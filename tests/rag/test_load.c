@@ -210,6 +210,7 @@ static void markdown_blocks(void **state)
         {"text\n2. no list", {{BLOCK_TEXT, 0, "text\n2. no list"}}},    /* must begin with 1 */
         {"text\n1. list", {{BLOCK_TEXT, 0, "text"}, {BLOCK_LIST, 0, "1. list"}}},
         {"> a\n> - b\nc\n\nd", {{BLOCK_TEXT, 0, "> a\n> - b\nc"}, {BLOCK_TEXT, 0, "d"}}},
+        {"> a\n>\n\nb", {{BLOCK_TEXT, 0, "> a\n>"}, {BLOCK_TEXT, 0, "b"}}},
         {"> ```\n> a\nb", {{BLOCK_TEXT, 0, "> ```\n> a"}, {BLOCK_TEXT, 0, "b"}}},
         {"~~~ x\n```\n~~~~\na", {{BLOCK_CODE, 0, "~~~ x\n```\n~~~~"}, {BLOCK_TEXT, 0, "a"}}},
         {"```\nnever closed\n\n# x\n", {{BLOCK_CODE, 0, "```\nnever closed\n\n# x"}}},
