@@ -203,9 +203,8 @@ static pool *pools[3]; /* of one, two and three threads */
 
 static void run_cpu(case_build b, cpu_level level, bool reference, int n_threads, values *v)
 {
-    setenv("MARU_CPU", reference ? "reference" : cpu_name(level), 1); /* the backend reads it when it is made */
+    cpu_force(level, reference); /* a backend asks when it is made */
     err bad = run_plan(&b, pools[n_threads - 1], v);
-    unsetenv("MARU_CPU");
     if (bad.code) fail_msg("%s %s on %s: %s", op_table[b.c->op].name, b.c->name, cpu_name(level), bad.what);
     case_free(&b, true);
 }
