@@ -67,7 +67,12 @@ err  terms_of(str text, bool query, terms *out);            /* appended; text NF
 void terms_free(terms *);
 
 typedef struct keyword_index keyword_index;
-typedef struct { i64 chunk; float score; float coverage; } keyword_hit; /* coverage: idf-weighted share of the question's terms (field 0) in the chunk */
+typedef struct {
+    i64   chunk;
+    float score;                                            /* field 0 over the best + 0.5 x field 1 over the best: within one question only */
+    float coverage;                                         /* idf-weighted share of the question's terms (field 0) in the chunk, [0,1] */
+    float share;                                            /* BM25 of field 0 over the idf of all the question's terms, [0,1): compares between questions */
+} keyword_hit;
 typedef struct keyword_builder keyword_builder;
 err  keyword_builder_new(keyword_builder **);
 err  keyword_builder_add(keyword_builder *, i64 chunk, i64 document, str text); /* chunks in ascending order */
