@@ -149,9 +149,8 @@ INLINE vf v_exp(vf x)
     x = lesser(all(89.0f), greater(all(-104.0f), x));
     vf t = x * 1.44269504f + round, n = t - round;
     vf r = (x - n * 0x1.63p-1f) + n * 2.12194440e-4f; /* ln 2 in two parts, the first exact times n */
-    vf p = ((((r * 1.381402719e-3f + 8.368992247e-3f) * r + 4.166841507e-2f) * r + 1.666651815e-1f) * r + 4.999999404e-1f) *
-               (r * r) +
-           r + 1.0f;
+    vf q = r * r, p = (r * 8.368992247e-3f + 4.166841507e-2f) + q * 1.381402719e-3f; /* in pairs: a shorter chain than Horner's */
+    p = ((r * 1.666651815e-1f + 4.999999404e-1f) + q * p) * q + r + 1.0f;
     vi whole = (vi)t - 0x4b400000, half = whole >> 1; /* in two steps, so that 2^128 and 2^-149 are reached */
     return p * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
 }
@@ -194,11 +193,9 @@ INLINE void store_half(u16 *p, vf x) { _mm_storeu_si128((__m128i *)(void *)p, _m
 INLINE vf load_half(const u16 *p)
 {
     vi h = (vi)_mm_unpacklo_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p), _mm_setzero_si128());
-    vi sign = (h & 0x8000) << 16, rest = h & 0x7fff, wide = rest << 13;
-    vf tiny = __builtin_convertvector(rest, vf) * 0x1p-24f;
-    vi odd = (wide | 0x7f800000) | ((rest > 0x7c00) & 0x400000);
-    vf f = pick(rest < 0x400, tiny, pick(rest >= 0x7c00, (vf)odd, (vf)(wide + (112 << 23))));
-    return (vf)((vi)f | sign);
+    vi rest = h & 0x7fff, wide = (vi)((vf)(rest << 13) * 0x1p112f); /* exact, subnormals too */
+    vi odd = (rest > 0x7bff) & 0x7f800000, quiet = (rest > 0x7c00) & 0x400000;
+    return (vf)(wide | odd | quiet | ((h & 0x8000) << 16));
 }
 INLINE void store_half(u16 *p, vf x)
 {

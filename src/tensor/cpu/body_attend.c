@@ -1,33 +1,54 @@
 /* tensor/cpu/body_attend.c - attention of one query row: the heads that share one kv head against the positions [first,end).
  *   s_p = scale <q,k_p>, with a softcap c: c tanh(s_p / c);   w_p = e^(s_p - max) / sum e^(s - max);   y = sum_p w_p v_p
- * Three passes over a scratch row per head: scores, weights, values. Keys and values are read in tiles of TILE positions counted
- * from `first`, converted to floats once for all heads. Every sum has an order that follows from positions alone: a score is 16
- * partial sums over hd, the denominator 8 over positions, y the sum of each tile in order, then the tiles in order. So where the
+ * Three passes over a scratch row per head: scores, weights, values. Keys and values are read by tiles, converted to floats once
+ * for all heads. Every sum has an order that follows from positions alone: a score is 16 partial sums over hd, the denominator 8
+ * over positions, y the sum of each TILE positions counted from `first`, in order, then of these sums, in order. So where the
  * pages lie changes nothing. Masks, windows and the choice of positions are the caller's. */
 #include "tensor/cpu/body.h"
 
-#define TILE 16                    /* positions */
-#define PIECE 256                  /* values of a head at a time in the third pass */
+#define TILE 32                    /* positions */
+#define PIECE 128                  /* values of a head at a time in the third pass */
 #define TILE_FLOATS (TILE * PIECE) /* a tile as floats: half of a first-level cache */
+/* sums of the third pass in registers: heads at once, and for each number of heads the units of 16 columns */
 #if W == 16
-#define HEADS 8 /* whose sums the registers hold */
+#define HEADS 4
+static const int units[] = {1, 4, 4, 2, 2};
 #elif W == 8
 #define HEADS 4
+static const int units[] = {1, 4, 2, 1, 1};
 #else
 #define HEADS 2
+static const int units[] = {1, 2, 1};
 #endif
 
-INLINE i64 slot_of(const attend_row *a, i64 p) { return a->pages ? (i64)a->pages[p / a->page] * a->page + p % a->page : p; }
-
-/* to [room] = values [at, at + n) of the row of position p, then zeros */
-INLINE void fetch(const attend_row *a, const u8 *base, usize stride, i64 p, i64 at, i64 n, i64 room, float *to)
+static i64 slot_of(const attend_row *a, i32 p) { return a->pages ? (i64)a->pages[p / a->page] * a->page + p % a->page : p; }
+static i32 run_of(const attend_row *a, i32 p, i64 most) /* positions from p on whose slots are neighbours */
 {
-    const u8 *from = base + (usize)slot_of(a, p) * stride;
-    if (a->type == F16)
-        half_to_float(to, (const u16 *)(const void *)from + at, n);
-    else
-        memcpy(to, (const float *)(const void *)from + at, sizeof *to * (usize)n);
-    for (i64 i = n; i < room; i++) to[i] = 0;
+    return (i32)(a->pages ? i64_min(most, a->page - p % a->page) : most);
+}
+
+/* to [room, keys] = values [at, at + n) of the keys of positions p and on, each filled up with zeros */
+static void fetch(const attend_row *a, const u8 *base, usize stride, i32 p, int keys, i64 at, i64 n, i64 room, float *to)
+{
+    while (keys > 0) {
+        i32 run = run_of(a, p, keys);
+        const u8 *from = base + (usize)slot_of(a, p) * stride;
+        for (i32 i = 0; i < run; i++, from += stride, to += room) {
+            if (a->type == F16)
+                half_to_float(to, (const u16 *)(const void *)from + at, n);
+            else
+                memcpy(to, (const float *)(const void *)from + at, sizeof *to * (usize)n);
+            for (i64 j = n; j < room; j++) to[j] = 0;
+        }
+        p += run, keys -= run;
+    }
+}
+
+/* Floats that lie as the kernels want them are read in place. */
+static bool in_place(const attend_row *a, i32 p, int keys) { return a->type == F32 && run_of(a, p, keys) == keys; }
+static const float *float_at(const attend_row *a, const u8 *base, usize stride, i32 p)
+{
+    return (const float *)(const void *)(base + (usize)slot_of(a, p) * stride);
 }
 
 /* score [n_pad, n_q] */
@@ -37,8 +58,11 @@ static void scores(const attend_row *a, i64 n, i64 n_pad)
     i64 hd = a->hd, tile = i64_min(TILE, TILE_FLOATS / hd);
     for (i64 i = 0; i < n; i += tile) {
         int keys = (int)i64_min(tile, n - i);
-        for (int j = 0; j < keys; j++) fetch(a, a->k, a->k_stride, a->first + i + j, 0, hd, hd, t + j * hd);
-        BODY(body_gemm)(t, hd, keys, a->q, hd, a->n_q, hd, a->score + i, n_pad);
+        i32 p = a->first + (i32)i;
+        bool there = in_place(a, p, keys);
+        const float *k = there ? float_at(a, a->k, a->k_stride, p) : t;
+        if (!there) fetch(a, a->k, a->k_stride, p, keys, 0, hd, hd, t);
+        BODY(body_gemm)(k, there ? (i64)a->k_stride / 4 : hd, keys, a->q, hd, a->n_q, hd, a->score + i, n_pad);
     }
 }
 
@@ -51,7 +75,7 @@ static void scores_long(const attend_row *a, i64 n, i64 n_pad)
         vf s[LANES] = {{0}};
         for (i64 at = 0; at < a->hd; at += TILE_FLOATS) {
             i64 some = i64_min(TILE_FLOATS, a->hd - at);
-            fetch(a, a->k, a->k_stride, a->first + p, at, some, some, t);
+            fetch(a, a->k, a->k_stride, a->first + (i32)p, 1, at, some, some, t);
             dot_add(s, a->q + h * a->hd + at, t, some);
         }
         a->score[h * n_pad + p] = sum_1(fold4(s));
@@ -75,53 +99,57 @@ static void weights(const attend_row *a, float *s, i64 n, float *lse)
     if (lse) *lse = (float)((double)shift + log(sum));
 }
 
-/* y [16, h] += sum over keys of weight [key, h] times v [16, key]; only the first n of 16 exist in y */
-INLINE void values_step(float *y, i64 y_stride, i64 n, const float *weight, i64 w_stride, const float *v, i64 room, int keys,
-                        int h)
+typedef struct {
+    const float *weight; /* [keys, heads] */
+    const float *v;      /* [columns, keys] */
+    float *y;            /* [columns, heads] */
+    i64 weight_stride, v_stride, y_stride;
+    int keys;
+} mix;
+
+/* y += the sum over keys of weight times value, for h heads and u units of 16 columns; if u is 1, for n <= 16 columns */
+INLINE void mix_unit(const mix *m, int head, i64 col, i64 n, int h, int u)
 {
-    vf s[HEADS * LANES];
-    UNROLLED(i, h * LANES) s[i] = (vf){0};
-    for (int j = 0; j < keys; j++) {
-        UNROLLED(l, LANES)
+    vf s[4 * 4 * LANES];
+    const float *weight = m->weight + head * m->weight_stride, *v = m->v + col;
+    float *y = m->y + head * m->y_stride + col, t[16];
+    UNROLLED(i, h * u * LANES) s[i] = (vf){0};
+    for (int j = 0; j < m->keys; j++, v += m->v_stride) {
+        vf w[4];
+        UNROLLED(i, h) w[i] = all(weight[i * m->weight_stride + j]);
+        UNROLLED(l, u * LANES)
         {
-            vf x = load(v + j * room + l * W);
-            UNROLLED(i, h) s[i * LANES + l] += x * weight[i * w_stride + j];
+            vf x = load(v + l * W);
+            if (h > 1) HOLD(x);
+            UNROLLED(i, h) s[i * u * LANES + l] += x * w[i];
         }
     }
-    float t[16];
-    for (int i = 0; i < h; i++, y += y_stride) {
-        float *to = n < 16 ? t : y;
-        if (n < 16) pad16(t, y, n, 0);
-        UNROLLED(l, LANES) store(to + l * W, load(to + l * W) + s[i * LANES + l]);
-        for (i64 j = 0; n < 16 && j < n; j++) y[j] = t[j];
+    UNROLLED(i, h)
+    {
+        float *to = n < 16 ? t : y + i * m->y_stride;
+        if (n < 16) pad16(t, y + i * m->y_stride, n, 0);
+        UNROLLED(l, u * LANES) store(to + l * W, load(to + l * W) + s[i * u * LANES + l]);
+        for (i64 j = 0; n < 16 && j < n; j++) y[i * m->y_stride + j] = t[j];
     }
 }
-
-INLINE void values_tile(const attend_row *a, i64 n_pad, i64 i, int keys, i64 at, i64 cols, const float *v, i64 room)
+INLINE void mix_heads(const mix *m, int head, i64 cols, int h)
 {
-    for (int head = 0; head < a->n_q; head += HEADS) {
-        const float *weight = a->score + head * n_pad + i;
-        float *y = a->y + (i64)head * a->hd + at;
-        for (i64 c = 0; c < cols; c += 16) {
-            i64 some = i64_min(16, cols - c);
-#define HEADS_ARE(h)                                                                                                             \
-    case h: values_step(y + c, a->hd, some, weight, n_pad, v + c, room, keys, h); break
-            switch (i64_min(HEADS, a->n_q - head)) {
-                HEADS_ARE(1);
-                HEADS_ARE(2);
+    i64 c = 0;
+    for (; c + 16 * units[h] <= cols; c += 16 * units[h]) mix_unit(m, head, c, 16, h, units[h]);
+    for (; c < cols; c += 16) mix_unit(m, head, c, i64_min(16, cols - c), h, 1);
+}
+static void mix_all(const mix *m, int n_q, i64 cols)
+{
+    int groups = (n_q + HEADS - 1) / HEADS, each = (n_q + groups - 1) / groups;
+    for (int head = 0; head < n_q; head += each) {
+        switch (i64_min(each, n_q - head)) {
+        case 1: mix_heads(m, head, cols, 1); break;
+        case 2: mix_heads(m, head, cols, 2); break;
 #if HEADS > 2
-                HEADS_ARE(3);
-                HEADS_ARE(4);
+        case 3: mix_heads(m, head, cols, 3); break;
+        case 4: mix_heads(m, head, cols, 4); break;
 #endif
-#if HEADS > 4
-                HEADS_ARE(5);
-                HEADS_ARE(6);
-                HEADS_ARE(7);
-                HEADS_ARE(8);
-#endif
-            default: break;
-            }
-#undef HEADS_ARE
+        default: break;
         }
     }
 }
@@ -133,9 +161,14 @@ static void values(const attend_row *a, i64 n, i64 n_pad)
     for (i64 at = 0; at < a->hd; at += PIECE) {
         i64 cols = i64_min(PIECE, a->hd - at), room = (cols + 15) / 16 * 16;
         for (i64 i = 0; i < n; i += TILE) {
-            int keys = (int)i64_min(TILE, n - i);
-            for (int j = 0; j < keys; j++) fetch(a, a->v, a->v_stride, a->first + i + j, at, cols, room, t + j * room);
-            values_tile(a, n_pad, i, keys, at, cols, t, room);
+            mix m = {.weight = a->score + i, .v = t, .y = a->y + at, .weight_stride = n_pad, .v_stride = room, .y_stride = a->hd};
+            i32 p = a->first + (i32)i;
+            m.keys = (int)i64_min(TILE, n - i);
+            if (cols == room && in_place(a, p, m.keys))
+                m.v = float_at(a, a->v, a->v_stride, p) + at, m.v_stride = (i64)a->v_stride / 4;
+            else
+                fetch(a, a->v, a->v_stride, p, m.keys, at, cols, room, t);
+            mix_all(&m, a->n_q, cols);
         }
     }
 }
