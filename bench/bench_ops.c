@@ -10,7 +10,8 @@
 
 static double bytes_of(const tensor *t)
 {
-    usize n = t->lay == LAYOUT_ROWS ? dtype_row_bytes(t->type, t->n[0]) * (usize)tensor_rows(t) : weight_bytes(t->type, t->lay, t->n[0], t->n[1]) * (usize)t->n[2];
+    usize n = t->lay == LAYOUT_ROWS ? dtype_row_bytes(t->type, t->n[0]) * (usize)tensor_rows(t)
+                                    : weight_bytes(t->type, t->lay, t->n[0], t->n[1]) * (usize)t->n[2];
     return (double)n;
 }
 
@@ -47,7 +48,7 @@ static double traffic_of(const tensor *y)
 static double op_seconds(plan *p, op_id op)
 {
     op_time times[OP_COUNT];
-    int     n = plan_profile(p, times, OP_COUNT);
+    int n = plan_profile(p, times, OP_COUNT);
     for (int i = 0; i < n; i++)
         if (!strcmp(times[i].op, op_table[op].name)) return times[i].seconds;
     return 0;
@@ -55,12 +56,12 @@ static double op_seconds(plan *p, op_id op)
 
 static err measure(case_build *b, pool *threads)
 {
-    backend      *be = NULL;
-    workspace    *ws = NULL;
-    plan         *p = NULL;
+    backend *be = NULL;
+    workspace *ws = NULL;
+    plan *p = NULL;
     const tensor *what = NULL;
-    err           bad;
-    tensor       *y = case_make(b);
+    err bad;
+    tensor *y = case_make(b);
     for (usize i = 0; i < b->g->n; i++)
         if (b->g->nodes[i]->op == b->c->op) what = b->g->nodes[i];
     TRY_TO(out, backend_cpu(&be, threads));

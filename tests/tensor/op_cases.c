@@ -17,8 +17,8 @@ enum { RESHAPE, SLICE0, SLICE1, SLICE2, SWAP, VIEW_OF_VIEW, OVERLAP, SPREAD };
 
 static tensor *make_view(case_build *b, const int *n)
 {
-    graph    *g = b->g;
-    tensor   *x = real(b, (shape){{n[0], n[1], n[2], n[3]}}, "x");
+    graph *g = b->g;
+    tensor *x = real(b, (shape){{n[0], n[1], n[2], n[3]}}, "x");
     const i64 e = x->stride[0];
     switch (n[4]) {
     case RESHAPE: return reshape(g, x, (shape){{n[1], n[0] * n[2], n[3]}});
@@ -27,15 +27,15 @@ static tensor *make_view(case_build *b, const int *n)
     case SLICE2: return slice(g, x, 2, 0, n[2] - 1);
     case SWAP: return view(g, x, (shape){{n[1], n[0]}}, (i64[4]){x->stride[1], e, 0, 0}, 0);
     case VIEW_OF_VIEW: return slice(g, slice(g, reshape(g, x, (shape){{n[0] * n[1], n[2]}}), 0, 2, 9), 0, 1, 5);
-    case OVERLAP: return view(g, x, (shape){{3, n[0] * n[1] - 2}}, (i64[4]){e, e, 0, 0}, 0); /* a window that slides by one */
+    case OVERLAP: return view(g, x, (shape){{3, n[0] * n[1] - 2}}, (i64[4]){e, e, 0, 0}, 0);   /* a window that slides by one */
     default: return view(g, x, (shape){{n[0], 4}}, (i64[4]){e, 0, 0, 0}, (usize)x->stride[1]); /* one row four times */
     }
 }
 
 static tensor *make_copy(case_build *b, const int *n) /* n[0..2] extents, n[3] from, n[4] layout, n[5] to, n[6] transposed */
 {
-    shape   s = {{n[0], n[1], n[2]}};
-    dtype   from = (dtype)n[3], to = (dtype)n[5];
+    shape s = {{n[0], n[1], n[2]}};
+    dtype from = (dtype)n[3], to = (dtype)n[5];
     tensor *x = from == I32 ? ints(b, s, -9, 9, "x") : from == F32 ? real(b, s, "x") : fixed_real(b, from, (layout)n[4], s, "x");
     if (to == F32 && b->as_double) to = F64;
     if (n[6]) x = view(b->g, x, (shape){{n[1], n[0], n[2]}}, (i64[4]){x->stride[1], x->stride[0], x->stride[2], 0}, 0);
@@ -52,8 +52,10 @@ static tensor *make_place(case_build *b, const int *n) /* n[0..2] of x, n[3..5] 
 
 static void set_id(case_build *b, tensor *ids, i64 row, i32 value)
 {
-    if (b->only_row < 0) ints_data(ids)[row] = value;
-    else if (b->only_row == row) ints_data(ids)[0] = value;
+    if (b->only_row < 0)
+        ints_data(ids)[row] = value;
+    else if (b->only_row == row)
+        ints_data(ids)[0] = value;
 }
 static void bad_ids(case_build *b, tensor *ids, i64 m, i32 limit) /* in a batch of m rows, when there is room for them */
 {
@@ -68,7 +70,8 @@ static tensor *make_embed(case_build *b, const int *n) /* d, v, m, type, layout;
         tensor *wide = scale(b->g, real(b, (shape){{n[0] + 3, n[1]}}, "x"), 1.5f);
         table = slice(b->g, wide, 0, 2, n[0]);
     } else {
-        table = n[3] == F32 ? real(b, (shape){{n[0], n[1]}}, "table") : fixed_real(b, (dtype)n[3], (layout)n[4], (shape){{n[0], n[1]}}, "table");
+        table = n[3] == F32 ? real(b, (shape){{n[0], n[1]}}, "table")
+                            : fixed_real(b, (dtype)n[3], (layout)n[4], (shape){{n[0], n[1]}}, "table");
     }
     ids = rows_ints(b, (shape){{n[2]}}, 0, 0, n[1], "ids");
     bad_ids(b, ids, n[2], n[1]);
@@ -84,7 +87,8 @@ static tensor *make_embed_grad(case_build *b, const int *n) /* d, v, m */
 
 static tensor *make_kv_put(case_build *b, const int *n) /* d, S, m, type, strided rows */
 {
-    tensor *cache = n[3] == F32 && b->as_double ? real(b, (shape){{n[0], n[1]}}, "cache") : fixed_real(b, (dtype)n[3], LAYOUT_ROWS, (shape){{n[0], n[1]}}, "cache");
+    tensor *cache = n[3] == F32 && b->as_double ? real(b, (shape){{n[0], n[1]}}, "cache")
+                                                : fixed_real(b, (dtype)n[3], LAYOUT_ROWS, (shape){{n[0], n[1]}}, "cache");
     tensor *rows = real(b, (shape){{n[0] + n[4], n[2]}}, "rows"), *slots = ints(b, (shape){{n[2]}}, 0, n[1], "slots");
     for (i64 i = 0; i < n[2]; i++) ints_data(slots)[i] = (i32)((i * 7 + 3) % n[1]); /* no slot twice: threads may race there */
     if (n[2] > 3) ints_data(slots)[0] = -1, ints_data(slots)[2] = n[1];
@@ -112,6 +116,16 @@ static tensor *make_matmul(case_build *b, const int *n)
     tensor *w = make_w(b, n), *x = rows_real(b, (shape){{n[0] + n[6], n[2]}}, 1, "x"), *slot = make_slot(b, n);
     if (n[6]) x = slice(b->g, x, 0, n[6], n[0]);
     return slot ? matmul_slot(b->g, x, w, slot) : matmul(b->g, x, w);
+}
+
+/* three matmuls, two of one x: an 8-bit copy of x is shared, and the third x must not be taken for it */
+static tensor *make_matmul_shared(case_build *b, const int *n)
+{
+    graph *g = b->g;
+    tensor *x = real(b, (shape){{n[0], n[2]}}, "x"), *other = real(b, (shape){{n[0], n[2]}}, "x");
+    tensor *first = matmul(g, x, make_w(b, n)), *same = matmul(g, x, make_w(b, n));
+    tensor *third = matmul(g, other, make_w(b, n)), *again = matmul(g, x, make_w(b, n));
+    return add(g, add(g, first, same), add(g, third, again));
 }
 
 static tensor *make_matmul_x(case_build *b, const int *n)
@@ -156,7 +170,10 @@ static tensor *make_add_self(case_build *b, const int *n)
     tensor *x = real(b, (shape){{n[0], n[1]}}, "x");
     return add(b->g, mul(b->g, x, x), x);
 }
-static tensor *make_scale(case_build *b, const int *n) { return scale(b->g, rows_real(b, (shape){{n[0], n[1]}}, 1, "x"), -0.37f); }
+static tensor *make_scale(case_build *b, const int *n)
+{
+    return scale(b->g, rows_real(b, (shape){{n[0], n[1]}}, 1, "x"), -0.37f);
+}
 
 static tensor *make_sum_to(case_build *b, const int *n) /* n[0..3] extents, n[4] axes to sum */
 {
@@ -196,20 +213,21 @@ static op_arg norm_arg(const int *n)
 }
 static tensor *make_norm_x(case_build *b, const int *n)
 {
-    shape   s = {{n[0], n[1], n[2]}};
+    shape s = {{n[0], n[1], n[2]}};
     tensor *x = rows_real(b, s, 2, "x"), *dy = rows_real(b, s, 2, "dy"), *w = n[4] & 1 ? real(b, (shape){{n[0]}}, "w") : NULL;
     return NODE(b->g, OP_NORM_X, norm_arg(n), x, dy, w);
 }
 static tensor *make_norm_w(case_build *b, const int *n)
 {
-    shape   s = {{n[0], n[1], n[2]}};
+    shape s = {{n[0], n[1], n[2]}};
     tensor *x = real(b, s, "x"), *dy = real(b, s, "dy");
     return NODE(b->g, OP_NORM_W, norm_arg(n), x, dy);
 }
 
 static tensor *make_rope(case_build *b, const int *n) /* hd, heads, m, dims, neox, factors, strided, largest position */
 {
-    tensor *x = rows_real(b, (shape){{n[0] + n[6], n[1], n[2]}}, 2, "x"), *pos = rows_ints(b, (shape){{n[2]}}, 0, 0, n[7] + 1, "pos");
+    tensor *x = rows_real(b, (shape){{n[0] + n[6], n[1], n[2]}}, 2, "x"),
+           *pos = rows_ints(b, (shape){{n[2]}}, 0, 0, n[7] + 1, "pos");
     tensor *factors = NULL;
     if (n[5]) {
         factors = fixed_real(b, F32, LAYOUT_ROWS, (shape){{n[3] / 2}}, "factors");
@@ -226,27 +244,30 @@ enum { CAUSAL = 0, PACKED = 1, WHOLE = 2, MASKS = 3, WINDOW = 4, CAP = 8, ODD_SP
 
 static void fill_spans(case_build *b, tensor *span, const int *n)
 {
-    const i32 m = n[3], n_slots = n[4], ahead = n_slots - m > 0 && n[7] == 0 ? n_slots - m : 0; /* keys before the batch: a prefix */
-    i32      *s = ints_data(span);
+    const i32 m = n[3], n_slots = n[4],
+              ahead = n_slots - m > 0 && n[7] == 0 ? n_slots - m : 0; /* keys before the batch: a prefix */
+    i32 *s = ints_data(span);
     for (i32 r = 0; r < span->n[1]; r++) {
         i32 row = b->only_row >= 0 ? (i32)b->only_row : r, half = m / 2;
         s[3 * r] = n[7] ? row % 2 : 0;
         s[3 * r + 1] = (n[6] & MASKS) == PACKED && row >= half ? half : 0;
-        s[3 * r + 2] = (n[6] & MASKS) == WHOLE ? (n[7] ? n_slots / n[7] / 2 * n[7] : n_slots) : (n[6] & MASKS) == PACKED && row < half ? i64_min(row + 1, half) : ahead + row + 1;
+        s[3 * r + 2] = (n[6] & MASKS) == WHOLE                  ? (n[7] ? n_slots / n[7] / 2 * n[7] : n_slots)
+                       : (n[6] & MASKS) == PACKED && row < half ? i64_min(row + 1, half)
+                                                                : ahead + row + 1;
         if (!(n[6] & ODD_SPANS)) continue;
-        if (row == 1) s[3 * r + 1] = s[3 * r + 2];          /* empty */
-        if (row == 2) s[3 * r + 2] = n_slots + 1000;        /* past the end */
-        if (row == 3) s[3 * r + 1] = -1;                    /* before the start */
-        if (row == 4) s[3 * r] = n[7] ? 77 : 0;             /* no such sequence */
+        if (row == 1) s[3 * r + 1] = s[3 * r + 2];   /* empty */
+        if (row == 2) s[3 * r + 2] = n_slots + 1000; /* past the end */
+        if (row == 3) s[3 * r + 1] = -1;             /* before the start */
+        if (row == 4) s[3 * r] = n[7] ? 77 : 0;      /* no such sequence */
         if (row == 5) s[3 * r + 1] = INT_MAX, s[3 * r + 2] = INT_MIN;
-        if (row == 6) s[3 * r + 1] = s[3 * r + 2] - 1;      /* one key */
+        if (row == 6) s[3 * r + 1] = s[3 * r + 2] - 1; /* one key */
     }
 }
 
 static tensor *make_pages(case_build *b, const int *n) /* two sequences deal the pages of the cache backwards */
 {
     const int n_pages = n[4] / n[7], each = n_pages / 2;
-    tensor   *pages = ints(b, (shape){{each, 2}}, 0, 1, "pages");
+    tensor *pages = ints(b, (shape){{each, 2}}, 0, 1, "pages");
     for (int p = 0; p < each; p++)
         for (int q = 0; q < 2; q++) ints_data(pages)[q * each + p] = n_pages - 1 - 2 * p - q;
     if (n[6] & ODD_SPANS) ints_data(pages)[0] = -1, ints_data(pages)[each + 1] = n_pages;
@@ -260,8 +281,8 @@ static attend_arg attend_args(const int *n)
 
 static tensor *make_attend(case_build *b, const int *n)
 {
-    shape   keys = {{n[0], n[2], n[4]}};
-    bool    plain = n[5] == F32;
+    shape keys = {{n[0], n[2], n[4]}};
+    bool plain = n[5] == F32;
     tensor *q = rows_real(b, (shape){{n[0], n[1], n[3]}}, 2, "q"), *span = rows_ints(b, (shape){{3, n[3]}}, 1, 0, 1, "span");
     tensor *k = plain ? real(b, keys, "k") : fixed_real(b, (dtype)n[5], LAYOUT_ROWS, keys, "k");
     tensor *v = plain ? real(b, keys, "v") : fixed_real(b, (dtype)n[5], LAYOUT_ROWS, keys, "v");
@@ -272,10 +293,10 @@ static tensor *make_attend(case_build *b, const int *n)
 static tensor *make_attend_grad(case_build *b, const int *n)
 {
     attend_arg a = attend_args(n);
-    op_arg     arg = {.f = {a.scale, a.softcap}};
-    shape      keys = {{n[0], n[2], n[4]}}, rows = {{n[0], n[1], n[3]}};
-    tensor    *q = real(b, rows, "q"), *k = real(b, keys, "k"), *v = real(b, keys, "v"), *dy = real(b, rows, "dy");
-    tensor    *span = ints(b, (shape){{3, n[3]}}, 0, 1, "span"), *lse = real(b, (shape){{n[1], n[3]}}, "lse");
+    op_arg arg = {.f = {a.scale, a.softcap}};
+    shape keys = {{n[0], n[2], n[4]}}, rows = {{n[0], n[1], n[3]}};
+    tensor *q = real(b, rows, "q"), *k = real(b, keys, "k"), *v = real(b, keys, "v"), *dy = real(b, rows, "dy");
+    tensor *span = ints(b, (shape){{3, n[3]}}, 0, 1, "span"), *lse = real(b, (shape){{n[1], n[3]}}, "lse");
     arg.i[2] = a.window;
     fill_spans(b, span, n);
     return NODE(b->g, OP_ATTEND_GRAD, arg, q, k, v, span, dy, lse);
@@ -284,12 +305,13 @@ static tensor *make_attend_grad(case_build *b, const int *n)
 /* self-attention over projections of one x: the gradients of q, k and v meet in it */
 static tensor *make_attend_self(case_build *b, const int *n)
 {
-    graph  *g = b->g;
-    i64     width = n[0] * n[1], kv_width = n[0] * n[2], m = n[3];
+    graph *g = b->g;
+    i64 width = n[0] * n[1], kv_width = n[0] * n[2], m = n[3];
     tensor *x = real(b, (shape){{width, m}}, "x"), *w = real(b, (shape){{width, width + 2 * kv_width}}, "qkv");
     tensor *span = ints(b, (shape){{3, m}}, 0, 1, "span"), *pos = ints(b, (shape){{m}}, 0, 99, "pos"), *qkv = matmul(g, x, w);
     tensor *q = view(g, qkv, (shape){{n[0], n[1], m}}, (i64[4]){qkv->stride[0], n[0] * qkv->stride[0], qkv->stride[1], 0}, 0);
-    tensor *k = view(g, qkv, (shape){{n[0], n[2], m}}, (i64[4]){qkv->stride[0], n[0] * qkv->stride[0], qkv->stride[1], 0}, (usize)(width * qkv->stride[0]));
+    tensor *k = view(g, qkv, (shape){{n[0], n[2], m}}, (i64[4]){qkv->stride[0], n[0] * qkv->stride[0], qkv->stride[1], 0},
+                     (usize)(width * qkv->stride[0]));
     tensor *v = view(g, qkv, (shape){{n[0], n[2], m}}, k->stride, (usize)((width + kv_width) * qkv->stride[0]));
     fill_spans(b, span, n);
     rope_arg r = {.dims = n[0], .neox = true, .theta = 10000, .scale = 1};
@@ -325,7 +347,8 @@ static tensor *make_softmax_grad(case_build *b, const int *n)
 
 static tensor *make_xent(case_build *b, const int *n)
 {
-    tensor *x = scale(b->g, rows_real(b, (shape){{n[0], n[1]}}, 1, "logits"), (float)n[2]), *want = rows_ints(b, (shape){{n[1]}}, 0, 0, n[0], "want");
+    tensor *x = scale(b->g, rows_real(b, (shape){{n[0], n[1]}}, 1, "logits"), (float)n[2]),
+           *want = rows_ints(b, (shape){{n[1]}}, 0, 0, n[0], "want");
     bad_ids(b, want, n[1], n[0]);
     return xent(b->g, x, want);
 }
@@ -340,16 +363,16 @@ static tensor *make_xent_grad(case_build *b, const int *n)
 static tensor *make_spans(case_build *b, const int *n)
 {
     tensor *span = ints(b, (shape){{2, n[2]}}, 0, 1, "span");
-    i32    *s = ints_data(span);
+    i32 *s = ints_data(span);
     for (i32 i = 0; i < n[2]; i++) { /* they overlap */
         s[2 * i] = i % n[1];
         s[2 * i + 1] = (i32)i64_min(n[1], s[2 * i] + 1 + i * 2);
     }
     if (n[2] > 4) {
-        s[2] = s[3];              /* empty */
-        s[4] = -1;                /* before the start */
-        s[7] = n[1] + 1;          /* past the end */
-        s[8] = 0, s[9] = n[1];    /* all */
+        s[2] = s[3];           /* empty */
+        s[4] = -1;             /* before the start */
+        s[7] = n[1] + 1;       /* past the end */
+        s[8] = 0, s[9] = n[1]; /* all */
     }
     return span;
 }
@@ -365,6 +388,7 @@ static tensor *make_pool_grad(case_build *b, const int *n)
 }
 
 /* ---- the table ---- */
+/* clang-format off */
 
 #define EDGE (CASE_EDGE | CASE_NO_DIFF)
 #define ONE(op, name, make, flags, ...) {OP_##op, name, make_##make, {__VA_ARGS__}, {0}, 0, flags}
@@ -444,6 +468,7 @@ const op_case op_cases[] = {
     ONE(MATMUL, "some columns F16", matmul, CASE_ROWS, 70, 19, 17, F16),
     ONE(MATMUL, "edges", matmul, CASE_ROWS | EDGE, 40, 9, 3, F32),
     ONE(MATMUL, "interleaved edges", matmul, CASE_ROWS | CASE_8BIT | EDGE, 96, 9, 3, Q8_0, LAYOUT_R8),
+    ONE(MATMUL, "shared x, interleaved", matmul_shared, CASE_8BIT, 64, 12, 3, Q8_0, LAYOUT_R8),
     ONE(MATMUL, "adapters over Q8_0", lora, 0, 32, 9, 5, Q8_0, LAYOUT_ROWS, 2),
     {OP_MATMUL, "adapters over interleaved Q4_K", make_lora, {256, 9, 5, Q4_K, LAYOUT_R8, 2}, {0}, 0.05, 0}, /* x in 8 bits for one of two matmuls */
     {OP_MATMUL_W, "one matrix", make_matmul_w, {5, 4, 3}, {2048, 512, 64}, 0, 0},
@@ -528,4 +553,5 @@ const op_case op_cases[] = {
     ONE(POOL_GRAD, "first", pool_grad, 0, 5, 7, 6, POOL_FIRST),
     ONE(POOL_GRAD, "last", pool_grad, 0, 5, 7, 6, POOL_LAST),
 };
+/* clang-format on */
 const int n_op_cases = (int)COUNT_OF(op_cases);

@@ -1,5 +1,5 @@
-/* tests/tensor/op_cases.h - the one list of op cases. The same rows are checked for gradients (in doubles), for the CPU kernels at
- * every level, and timed (bench/bench_ops.c). A new op needs a row here or test_ops fails; a new kernel needs nothing.
+/* tests/tensor/op_cases.h - the one list of op cases. The same rows are checked for gradients (in doubles), for the CPU kernels
+ * at every level, and timed (bench/bench_ops.c). A new op needs a row here or test_ops fails; a new kernel needs nothing.
  *
  * A case is a builder that makes a graph from seeded random leaves. Leaves own their memory here, so one graph can be run by
  * the reference kernels and another, equal one by a plan. */
@@ -16,36 +16,36 @@ enum {
 };
 typedef struct case_build case_build;
 typedef struct {
-    op_id       op; /* the op meant; the builder may use others around it */
+    op_id op; /* the op meant; the builder may use others around it */
     const char *name;
     tensor *(*build)(case_build *, const int *n);
-    int    n[8], big[8]; /* sizes and variants, as the builder reads them; big: for speed, n[0] = 0 when not timed */
-    double tol;          /* forward: |a - b| <= tol (|b| + rms of b); 0: 1e-5 */
-    u32    flags;
+    int n[8], big[8]; /* sizes and variants, as the builder reads them; big: for speed, n[0] = 0 when not timed */
+    double tol;       /* forward: |a - b| <= tol (|b| + rms of b); 0: 1e-5 */
+    u32 flags;
 } op_case;
 extern const op_case op_cases[];
-extern const int     n_op_cases;
+extern const int n_op_cases;
 
 struct case_build {
-    graph         *g;
+    graph *g;
     const op_case *c;
-    rng            r;
-    bool           as_double, big;
-    i64            only_row, n_rows;                          /* >= 0: a batch of this one row; the rows of the whole batch */
-    void (*round_x)(void *ctx, float *x, i64 k, i64 n_rows);  /* what 8-bit blocks would make of "x"; NULL: nothing */
-    void          *round_ctx;
-    void          *owned[32];
-    int            n_owned;
+    rng r;
+    bool as_double, big;
+    i64 only_row, n_rows;                                    /* >= 0: a batch of this one row; the rows of the whole batch */
+    void (*round_x)(void *ctx, float *x, i64 k, i64 n_rows); /* what 8-bit blocks would make of "x"; NULL: nothing */
+    void *round_ctx;
+    void *owned[32];
+    int n_owned;
 };
-tensor *case_make(case_build *);       /* new graph and leaves; the result, contiguous */
-tensor *case_loss(case_build *, tensor *y); /* [1]: sum of y times fixed random numbers; then graph_grad */
-void    case_free(case_build *, bool graph_too); /* a plan frees its graph itself */
+tensor *case_make(case_build *);              /* new graph and leaves; the result, contiguous */
+tensor *case_loss(case_build *, tensor *y);   /* [1]: sum of y times fixed random numbers; then graph_grad */
+void case_free(case_build *, bool graph_too); /* a plan frees its graph itself */
 
 /* for the builders: leaves */
-tensor *real(case_build *, shape, const char *name);                        /* trained: F32, or F64 in a graph of doubles */
-tensor *rows_real(case_build *, shape, int axis, const char *name);         /* the batch runs along `axis` */
-tensor *fixed_real(case_build *, dtype, layout, shape, const char *name);   /* a weight of any type, not trained */
-tensor *ints(case_build *, shape, i32 from, i32 to, const char *name);      /* in [from,to) */
+tensor *real(case_build *, shape, const char *name);                      /* trained: F32, or F64 in a graph of doubles */
+tensor *rows_real(case_build *, shape, int axis, const char *name);       /* the batch runs along `axis` */
+tensor *fixed_real(case_build *, dtype, layout, shape, const char *name); /* a weight of any type, not trained */
+tensor *ints(case_build *, shape, i32 from, i32 to, const char *name);    /* in [from,to) */
 tensor *rows_ints(case_build *, shape, int axis, i32 from, i32 to, const char *name);
-i32    *ints_data(tensor *);                                                /* to set single ones */
+i32 *ints_data(tensor *); /* to set single ones */
 #endif

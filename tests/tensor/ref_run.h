@@ -7,9 +7,9 @@
 typedef struct {
     graph *g;
     void **owned;
-    usize  n;
+    usize n;
 } ref_memory;
-err  ref_bind(ref_memory *, graph *);       /* memory for every value, after the last node (graph_grad too) was made */
+err ref_bind(ref_memory *, graph *);        /* memory for every value, after the last node (graph_grad too) was made */
 void ref_run(const ref_memory *, i32 last); /* nodes 0..last */
 void ref_free(ref_memory *);                /* before the graph */
 double ref_at(const tensor *, i64 flat);    /* element in logical order, n[0] fastest */
