@@ -132,7 +132,7 @@ err cli_engine(cli *c, engine **e, const char *name, i64 kv_tokens)
 {
     char *path = NULL;
     *e = NULL;
-    TRY(model_resolve(name, &path));
+    TRY(model_resolve(&path, name));
     engine_opts o = {.threads = (int)c->threads, .kv_tokens = kv_tokens};
     bool        say = !c->quiet && isatty(2);
     if (say) fprintf(stderr, "%s %s...\r", L("여는 중", "opening"), name);

@@ -59,6 +59,9 @@ err cmd_run(cli *, int, char **), cmd_chat(cli *, int, char **), cmd_embed(cli *
 err cmd_add(cli *, int, char **), cmd_docs(cli *, int, char **), cmd_remove(cli *, int, char **), cmd_text(cli *, int, char **), cmd_search(cli *, int, char **);
 err cmd_ask(cli *, int, char **), cmd_calibrate(cli *, int, char **), cmd_eval(cli *, int, char **);
 
+json_t *answer_json(const answer *);       /* what `ask --json` prints (cmd_ask.c) */
+err questions_load(const char *path, json_t **rows); /* JSONL with a "query" in each line; owned: json_decref */
+
 /* shared by run and chat (cmd_run.c) */
 typedef struct {
     sample_opts sample;

@@ -14,7 +14,7 @@ err cmd_tokenize(cli *c, int argc, char **argv)
     err    bad;
     PARSE(c, opt, 1, 2);
     if ((c->arg.n == 2) + (int)texts.n != 1) return err_new(ERR_INPUT, "expected one text: --text T, or a file");
-    TRY_TO(done, model_resolve(c->arg.v[0], &path));
+    TRY_TO(done, model_resolve(&path, c->arg.v[0]));
     TRY_TO(done, model_open_tokenizer(&m, path));
     if (texts.n) buf_puts(&b, texts.v[0]);
     else TRY_TO(done, cli_file(c->arg.v[1], &b));
@@ -37,6 +37,67 @@ done:
     ids_free(&t);
     mem_free(texts.v);
     return bad;
+}
+
+err cmd_pull(cli *c, int argc, char **argv)
+{
+    pulled p = {0};
+    TRY(cli_parse(c, argc, argv, NULL, 0, 1, 1));
+    TRY(model_pull(&p, c->arg.v[0]));
+    static const char *from[] = {"already installed", "a verified copy on this machine", "package mirror", "address", "file"};
+    json_set(c->out, "name", json_cstr(p.name));
+    json_set(c->out, "path", json_cstr(p.path));
+    json_set(c->out, "bytes", json_integer(p.bytes));
+    json_set(c->out, "sha256", json_string(p.sha256));
+    json_set(c->out, "licence", json_cstr(p.licence));
+    json_set(c->out, "from", json_string(from[p.origin]));
+    json_set(c->out, "unmarked", json_boolean(p.entry && p.entry->third_party_unmarked));
+    if (!c->json) printf("%s  %s  (%s; %s)\n", p.name, p.path, p.licence, from[p.origin]);
+    if (p.entry && p.entry->third_party_unmarked)
+        log_line(LOG_WARN, L("%s: 이 꾸러미에는 사용 허가와 만든 이가 적혀 있지 않습니다. 허가는 원본 모델의 것입니다: %s", "%s: the packages name no licence or maker; the licence is that of the original: %s"), p.name, p.entry->source);
+    pulled_reset(&p);
+    return OK;
+}
+
+static void models_print(const installed_model *m, usize n)
+{
+    printf("%s\n", L("설치된 모델", "installed"));
+    for (usize i = 0; i < n; i++) printf("  %-22s %8.1f MB  %s\n", m[i].name, (double)m[i].bytes / 1e6, m[i].path);
+    if (!n) printf("  -\n");
+    printf("\n%s\n", L("받을 수 있는 모델 (maru pull NAME)", "to be had (maru pull NAME)"));
+    for (usize i = 0; catalogue_at(i); i++) {
+        const model_entry *e = catalogue_at(i);
+        printf("  %-22s %8.1f MB  %-12s %s%s\n", e->name, (double)e->bytes / 1e6, e->licence, L(e->what_ko, e->what), e->third_party_unmarked ? L(" [꾸러미에 허가 표시 없음]", " [packages name no licence]") : "");
+    }
+}
+
+err cmd_models(cli *c, int argc, char **argv)
+{
+    installed_model *m = NULL;
+    usize            n = 0;
+    TRY(cli_parse(c, argc, argv, NULL, 0, 0, 0));
+    arena *a = arena_new();
+    if (!a) return err_new(ERR_NOMEM, "out of memory");
+    err     bad = models_installed(a, &m, &n);
+    json_t *have = json_array(), *all = json_array();
+    for (usize i = 0; !bad.code && i < n; i++)
+        json_push(have, json_pack("{s:o,s:o,s:I,s:o}", "name", json_cstr(m[i].name), "path", json_cstr(m[i].path), "bytes", (json_int_t)m[i].bytes, "licence", json_cstr(m[i].entry ? m[i].entry->licence : NULL)));
+    for (usize i = 0; catalogue_at(i); i++) {
+        const model_entry *e = catalogue_at(i);
+        json_push(all, json_pack("{s:s,s:s,s:s,s:s,s:s,s:I,s:b}", "name", e->name, "what", e->what, "licence", e->licence, "source", e->source, "sha256", e->sha256, "bytes", (json_int_t)e->bytes, "unmarked", e->third_party_unmarked));
+    }
+    json_set(c->out, "installed", have);
+    json_set(c->out, "catalogue", all);
+    if (!bad.code && !c->json) models_print(m, n);
+    arena_free(a);
+    return bad;
+}
+
+static const char *licence_of(const model *m)
+{
+    for (usize i = 0; catalogue_at(i); i++)
+        if (catalogue_at(i)->bytes == (i64)m->file_bytes && str_ends(str_of(m->path), str_of(catalogue_at(i)->file))) return catalogue_at(i)->licence;
+    return NULL;
 }
 
 static void info_types(const model *m, json_t *types)
@@ -84,7 +145,7 @@ err cmd_info(cli *c, int argc, char **argv)
     json_t       *types = json_object(), *o = c->out;
     i64           file_type = file_i64_or(m->file, "general.file_type", -1);
     info_types(m, types);
-    licence = model_licence(m->path);
+    licence = licence_of(m);
     json_set(o, "name", meta_text(m, "general.name"));
     json_set(o, "architecture", json_string(m->arch->name));
     json_set(o, "parameters", json_integer(m->parameters));
