@@ -5,7 +5,8 @@
  * fits nothing is refused with the offset of the first byte that does not fit: half-read text would be cited as if it were
  * whole. UTF-8 with a broken byte is named as that, though CP949 might swallow it and give other letters.
  * The width of each character in the original follows from the encoding alone, so no map is kept here.
- * Not here: UTF-32, and guessing among the single-byte encodings of Europe (an HTML page may declare one, and is believed). */
+ * Not here: UTF-32, guessing among the single-byte encodings of Europe (an HTML page may declare one, and is believed), and
+ * telling EUC-JP or GB 2312 from CP949, which has the same layout. */
 #include "rag/load_canon.h"
 #include <ctype.h>
 #include <errno.h>
