@@ -52,6 +52,7 @@ void json_set(json_t *object, const char *key, json_t *value);
 void json_push(json_t *array, json_t *value);
 err  cli_engine(cli *, engine **, const char *model, i64 kv_tokens); /* resolves the name, opens, says on a terminal that it loads */
 /* the collection's embedder, opened; NULL when it has none or `mode` does not need one; a missing one is a warning and NULL */
+err  search_options(const char *mode, const char *fuse, double weight, i64 k, search_opts *); /* the words of --mode, --fuse ... checked */
 err  cli_embedder(cli *, collection *, search_mode, const char *asked, engine **);
 
 err cmd_pull(cli *, int, char **), cmd_models(cli *, int, char **), cmd_info(cli *, int, char **), cmd_tokenize(cli *, int, char **);

@@ -90,7 +90,7 @@ static err options_check(const run_opts *o, int *n_top)
 
 err run_tokens(cli *c, engine *e, session *s, const ids *prompt, run_opts *o, buf *text)
 {
-    int n_top;
+    int n_top = 0;
     TRY(options_check(o, &n_top));
     run_ctx     r = {.c = c, .e = e, .text = text, .ids = json_array(), .steps = json_array(), .n_top = n_top, .stream = !c->json};
     gen_result  res = {0};
