@@ -142,5 +142,7 @@ err   tensor_put(plan *, tensor *, const void *);                     /* whole t
 err   tensor_get(plan *, const tensor *, void *);
 const void *tensor_peek(plan *, const tensor *);                      /* CPU: borrowed values until the next run; NULL elsewhere */
 typedef struct { const char *op; i64 calls; double seconds; } op_time;
+typedef struct { double read_gbps, int8_gops, f32_gflops; } machine_limits; /* of the pool together */
+void  machine_measure(pool *, machine_limits *);                      /* about a second: memory read, 8-bit and float multiply-add rates of the level in force */
 int   plan_profile(plan *, op_time *out, int max);                    /* since MARU_PROFILE=1 was set at start; rows by time */
 #endif

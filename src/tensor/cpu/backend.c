@@ -154,9 +154,9 @@ const kern *kern_get(cpu_level level)
     int   none = 0;
     if (atomic_compare_exchange_strong(&ready[level], &none, 1)) {
         k->level = level;
-        kern_body_rows_generic(k), kern_body_attend_generic(k), kern_body_gemm_generic(k), kern_q_generic(k);
-        if (level >= CPU_AVX2) kern_body_rows_avx2(k), kern_body_attend_avx2(k), kern_body_gemm_avx2(k), kern_q_avx2(k);
-        if (level >= CPU_AVX512) kern_body_rows_avx512(k), kern_body_attend_avx512(k), kern_body_gemm_avx512(k), kern_q_avx512(k);
+        kern_body_rows_generic(k), kern_body_attend_generic(k), kern_body_gemm_generic(k), kern_q_generic(k), kern_limits_generic(k);
+        if (level >= CPU_AVX2) kern_body_rows_avx2(k), kern_body_attend_avx2(k), kern_body_gemm_avx2(k), kern_q_avx2(k), kern_limits_avx2(k);
+        if (level >= CPU_AVX512) kern_body_rows_avx512(k), kern_body_attend_avx512(k), kern_body_gemm_avx512(k), kern_q_avx512(k), kern_limits_avx512(k);
         atomic_store(&ready[level], 2);
     }
     while (atomic_load(&ready[level]) != 2) {}

@@ -61,6 +61,10 @@ typedef struct kern {
     void  (*quant)(const float *x, i64 k, void *xq);                 /* one row */
     /* one group of 8 rows (LAYOUT_R8) against n_cols quantised columns: y[c*y_stride + 0..7] */
     void  (*qdot[DTYPE_COUNT])(const void *group, i64 k, const void *xq, usize xq_stride, int n_cols, float *y, i64 y_stride);
+    /* body_limits.c: ceilings; each returns the operations done */
+    double (*rate_float)(i64 rounds, float *sink);
+    double (*rate_int8)(i64 rounds, float *sink);
+    float  (*read_all)(const float *p, i64 n);
 } kern;
 const kern *kern_get(cpu_level);            /* built once per level; never above cpu_best() */
 
@@ -68,5 +72,6 @@ const kern *kern_get(cpu_level);            /* built once per level; never above
 void kern_body_rows_generic(kern *), kern_body_rows_avx2(kern *), kern_body_rows_avx512(kern *);
 void kern_body_attend_generic(kern *), kern_body_attend_avx2(kern *), kern_body_attend_avx512(kern *);
 void kern_body_gemm_generic(kern *), kern_body_gemm_avx2(kern *), kern_body_gemm_avx512(kern *);
+void kern_limits_generic(kern *), kern_limits_avx2(kern *), kern_limits_avx512(kern *);
 void kern_q_generic(kern *), kern_q_avx2(kern *), kern_q_avx512(kern *);
 #endif
