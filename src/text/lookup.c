@@ -1,8 +1,9 @@
-/* text/lookup.c - from strings to token ids: a hash table of whole pieces and a trie of symbols.
+/* text/lookup.c - from strings to token ids: a hash table of whole pieces, a trie of symbols, the words seen before.
  *
- * Both are open addressing tables built once and read by many threads. The trie keeps its edges in one table keyed by (node,
- * symbol): a step is one probe, a Hangul syllable is one step, and building needs no sorting (a double array would be smaller,
- * but takes much longer to build, and a vocabulary is built at every start). Nothing is ever removed. */
+ * The first two are open addressing tables built once and read by many threads; the words seen before are the only part of a
+ * tokenizer that changes, a table of slots with versions (a "sequence lock"). The trie keeps its edges in one table keyed by
+ * (node, symbol): a step is one probe, a Hangul syllable is one step, and building needs no sorting (a double array would be
+ * smaller, but takes much longer to build, and a vocabulary is built at every start). Nothing is ever removed. */
 #include "text/tokenizer.h"
 #include <math.h>
 
@@ -77,10 +78,11 @@ void trie_free(trie *t)
 i32 vocab_find(const vocab *v, str s)
 {
     if (!s.n || s.n > PIECE_MAX) return -1;
-    for (usize i = (usize)bytes_hash(s.p, s.n) & v->mask;; i = (i + 1) & v->mask) {
-        i32 id = v->slot[i];
-        if (id < 0 || str_eq(vocab_piece(v, id), s)) return id;
-    }
+    u64 hash = bytes_hash(s.p, s.n);
+    for (usize i = (usize)hash & v->mask; v->slot[i]; i = (i + 1) & v->mask)
+        if (v->slot[i] >> 32 == hash >> 32 && str_eq(vocab_piece(v, (i32)(u32)v->slot[i] - 1), s))
+            return (i32)(u32)v->slot[i] - 1;
+    return -1;
 }
 
 static err vocab_fill(vocab *v, const token_source *src)
@@ -100,12 +102,14 @@ static err vocab_fill(vocab *v, const token_source *src)
                            (double)src->scores[id]);
         if (src->scores) v->score[id] = src->scores[id];
         if (!s.n) continue; /* a gap in the numbering: text never gives it */
-        usize i = (usize)bytes_hash(s.p, s.n) & v->mask;
-        for (; v->slot[i] >= 0; i = (i + 1) & v->mask)
-            if (str_eq(vocab_piece(v, v->slot[i]), s))
-                return err_new(ERR_FORMAT, "tokenizer: tokens %d and %d are both \"%.*s\"", v->slot[i], id,
-                               (int)i64_min((i64)s.n, 60), s.p);
-        v->slot[i] = id;
+        i32 twin = vocab_find(v, s);
+        if (twin >= 0)
+            return err_new(ERR_FORMAT, "tokenizer: tokens %d and %d are both \"%.*s\"", twin, id, (int)i64_min((i64)s.n, 60),
+                           s.p);
+        u64 hash = bytes_hash(s.p, s.n);
+        usize i = (usize)hash & v->mask;
+        while (v->slot[i]) i = (i + 1) & v->mask;
+        v->slot[i] = hash >> 32 << 32 | (u32)(id + 1);
     }
     return OK;
 }
@@ -134,10 +138,9 @@ err vocab_new(vocab *v, const token_source *src)
     v->kind = mem_array(u8, n);
     v->end = mem_array(u8, n);
     v->score = src->scores ? mem_array(float, n) : NULL;
-    v->slot = mem_array(i32, slots);
+    v->slot = mem_array(u64, slots);
     if (!v->bytes || !v->at || !v->kind || !v->end || (src->scores && !v->score) || !v->slot)
         return err_new(ERR_NOMEM, "tokenizer: no memory for %zu tokens", n);
-    memset(v->slot, 0xFF, slots * sizeof *v->slot);
     return vocab_fill(v, src);
 }
 
@@ -150,4 +153,49 @@ void vocab_free(vocab *v)
     mem_free(v->score);
     mem_free(v->slot);
     *v = (vocab){0};
+}
+
+/* ---- words seen before --------------------------------------------------------------------------------------------------- */
+enum { SLOTS = 1 << 13, HEAD = 1, BYTES = 2, IDS = BYTES + CACHED_BYTES / 8, SLOT_WORDS = IDS + CACHED_IDS / 2 };
+_Static_assert(SLOT_WORDS == 16, "a slot is two cache lines");
+struct word_cache {
+    _Atomic u64 slot[SLOTS][SLOT_WORDS]; /* version (odd: being written), lengths, the word padded with zeros, ids in pairs */
+};
+
+/* Loads acquire and stores release, so whoever reads part of a new word also reads that the version has changed. */
+static inline u64 get(const _Atomic u64 *p) { return atomic_load_explicit(p, memory_order_acquire); }
+static inline void put(_Atomic u64 *p, u64 v) { atomic_store_explicit(p, v, memory_order_release); }
+
+word_cache *word_cache_new(void) { return mem_zero(sizeof(word_cache)); }
+
+bool word_cache_get(const word_cache *c, str word, u64 hash, i32 id[CACHED_IDS], usize *n)
+{
+    const _Atomic u64 *slot = c->slot[hash % SLOTS];
+    u64 version = get(slot), head = get(slot + HEAD), bytes[CACHED_BYTES / 8] = {0};
+    if (version & 1 || (head & 0xFF) != word.n || head >> 8 > CACHED_IDS || !word.n) return false;
+    memcpy(bytes, word.p, word.n);
+    for (usize i = 0; 8 * i < word.n; i++)
+        if (get(slot + BYTES + i) != bytes[i]) return false;
+    *n = head >> 8;
+    for (usize i = 0; 2 * i < *n; i++) {
+        u64 two = get(slot + IDS + i);
+        memcpy(id + 2 * i, &two, sizeof two);
+    }
+    return get(slot) == version;
+}
+
+void word_cache_put(word_cache *c, str word, u64 hash, const i32 *id, usize n)
+{
+    _Atomic u64 *slot = c->slot[hash % SLOTS];
+    u64 version = get(slot), bytes[CACHED_BYTES / 8] = {0};
+    if (version & 1 || !atomic_compare_exchange_strong(slot, &version, version + 1)) return; /* being written: not worth a wait */
+    memcpy(bytes, word.p, word.n);
+    put(slot + HEAD, word.n | n << 8);
+    for (usize i = 0; i < COUNT_OF(bytes); i++) put(slot + BYTES + i, bytes[i]);
+    for (usize i = 0; i < n; i += 2) {
+        u64 two = 0;
+        memcpy(&two, id + i, i + 1 < n ? 8 : 4);
+        put(slot + IDS + i / 2, two);
+    }
+    put(slot, version + 2);
 }

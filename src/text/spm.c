@@ -14,7 +14,7 @@ void spm_new(tokenizer *t)
     for (i32 id = 0; id < t->v.n; id++) {
         str s = vocab_piece(&t->v, id);
         if (t->v.kind[id] != TOKEN_NORMAL && t->v.kind[id] != TOKEN_USER) continue;
-        for (i64 at = str_find(s, space, 0); at >= 0; at = str_find(s, space, (usize)at + 3))
+        for (i64 at = space_mark_find(s, 0); at >= 0; at = space_mark_find(s, (usize)at + 3))
             if (at > 0 && !str_ends((str){s.p, (usize)at}, space)) t->glue[(u8)s.p[at - 1]] = true;
     }
 }
@@ -22,7 +22,7 @@ void spm_new(tokenizer *t)
 err spm_words(encoder *e, str text)
 {
     usize from = 0;
-    for (i64 at = str_find(text, space, 0); at >= 0; at = str_find(text, space, (usize)at + 3)) {
+    for (i64 at = space_mark_find(text, 0); at >= 0; at = space_mark_find(text, (usize)at + 3)) {
         usize i = (usize)at;
         if (i == from || str_ends((str){text.p + from, i - from}, space) || e->t->glue[(u8)text.p[i - 1]]) continue;
         TRY(encode_word(e, (str){text.p + from, i - from}));

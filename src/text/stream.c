@@ -9,7 +9,7 @@
 static void put_spaced(str piece, buf *out) /* U+2581 is a space */
 {
     for (usize at = 0; at < piece.n;) {
-        i64 mark = str_find(piece, S("\xE2\x96\x81"), at);
+        i64 mark = space_mark_find(piece, at);
         usize n = mark < 0 ? piece.n - at : (usize)mark - at;
         buf_put(out, piece.p + at, n);
         if (mark >= 0) buf_byte(out, ' ');

@@ -170,7 +170,8 @@ err tokenizer_new(tokenizer **out, const token_source *src)
     *out = NULL;
     tokenizer *t = mem_zero(sizeof *t);
     if (!t) return err_new(ERR_NOMEM, "tokenizer: no memory");
-    err bad = tokenizer_fill(t, src);
+    t->seen = word_cache_new();
+    err bad = t->seen ? tokenizer_fill(t, src) : err_new(ERR_NOMEM, "tokenizer: no memory");
     if (bad.code)
         tokenizer_free(t);
     else
@@ -182,6 +183,7 @@ void tokenizer_free(tokenizer *t)
 {
     if (!t) return;
     vocab_free(&t->v);
+    mem_free(t->seen);
     trie_free(&t->special[0]);
     trie_free(&t->special[1]);
     pretok_free(t->pre);
@@ -239,24 +241,18 @@ static err encode_new_word(encoder *e, str word)
 err encode_word(void *ctx, str word)
 {
     encoder *e = ctx;
-    if (!e->cache || word.n > WORD_CACHED) return encode_new_word(e, word);
-    cached_word *c = &e->cache[(usize)bytes_hash(word.p, word.n) & e->cache_mask];
-    if (c->n == word.n && !memcmp(c->b, word.p, word.n)) {
-        usize n = c->n_ids;
-        if (!vec_grow((void **)&e->out->id, &e->out->cap, e->out->n + n, sizeof *e->out->id))
-            return err_new(ERR_NOMEM, "tokenizer: no memory for the tokens");
-        memcpy(e->out->id + e->out->n, e->out->id + c->from, n * sizeof *e->out->id);
-        e->out->n += n;
-        return OK;
-    }
-    usize from = e->out->n;
+    if (word.n > CACHED_BYTES) return encode_new_word(e, word);
+    i32 id[CACHED_IDS];
+    usize n, from = e->out->n;
+    u64 hash = bytes_hash(word.p, word.n);
+    if (word_cache_get(e->t->seen, word, hash, id, &n))
+        return ids_append(e->out, id, n) ? OK : err_new(ERR_NOMEM, "tokenizer: no memory for the tokens");
     TRY(encode_new_word(e, word));
-    usize n = e->out->n - from;
+    n = e->out->n - from;
+    if (!n || n > CACHED_IDS) return OK;
     for (usize i = from; i < e->out->n; i++)
         if (e->out->id[i] == e->t->source.unk) return OK;
-    if (!n) return OK;
-    *c = (cached_word){.from = from, .n_ids = (u16)n, .n = (u8)word.n};
-    memcpy(c->b, word.p, word.n);
+    word_cache_put(e->t->seen, word, hash, e->out->id + from, n);
     return OK;
 }
 
@@ -300,17 +296,13 @@ static err encode_text(encoder *e, str s, bool parse_control)
 err tokenize(const tokenizer *t, str text, int flags, ids *out)
 {
     encoder e = {.t = t, .out = out};
-    usize from = out->n, slots = 64;
+    usize from = out->n;
     bool around = flags & TOKENIZE_BOS, good = true;
-    while (slots < text.n / 16 && slots < 1 << 14) slots *= 2;
-    if (text.n > 256) e.cache = mem_array(cached_word, slots); /* without it only slower */
-    e.cache_mask = slots - 1;
     if (around && t->source.add_bos) good = ids_push(out, (i32)t->source.bos);
     err bad = good ? encode_text(&e, text, flags & TOKENIZE_SPECIAL) : OK;
     if (good && !bad.code && around && t->source.add_eos) good = ids_push(out, (i32)t->source.eos);
     if (!good) bad = err_new(ERR_NOMEM, "tokenizer: no memory for the tokens");
     if (bad.code) out->n = from;
-    mem_free(e.cache);
     mem_free(e.sym);
     mem_free(e.heap);
     mem_free(e.best);

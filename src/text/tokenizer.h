@@ -9,7 +9,8 @@
 
 enum {
     PIECE_MAX = 4096, /* bytes of one token: twenty times the longest in use; keeps the work of a hostile vocabulary bounded */
-    WORD_CACHED = 53  /* bytes of the longest word that the cache keeps: an entry is one cache line */
+    CACHED_BYTES = 40,
+    CACHED_IDS = 18, /* the longest word that the cache keeps: a slot is two cache lines */
 };
 
 /* ---- lookup.c ---------------------------------------------------------------------------------------------------------
@@ -41,7 +42,7 @@ typedef struct {
     u8 *kind;     /* [n] token_kind */
     u8 *end;      /* [n] 1: ends generation */
     float *score; /* [n] or NULL */
-    i32 *slot;    /* [mask + 1] open addressing, -1: free */
+    u64 *slot;    /* [mask + 1] open addressing: upper half of the hash << 32 | id + 1; 0: free */
     usize mask;
     i32 n;
 } vocab;
@@ -50,6 +51,20 @@ void vocab_free(vocab *);
 i32 vocab_find(const vocab *, str); /* id or -1 */
 static inline str vocab_piece(const vocab *v, i32 id) { return (str){v->bytes + v->at[id], v->at[id + 1] - v->at[id]}; }
 u64 bytes_hash(const char *, usize); /* for tables in memory only */
+
+/* Words seen before, for all threads at once: a slot is overwritten when another word falls into it, and a reader that meets a
+ * writer takes it for a miss. No lock, no wait; what it returns depends on the word alone. */
+typedef struct word_cache word_cache;
+word_cache *word_cache_new(void);
+bool word_cache_get(const word_cache *, str word, u64 hash, i32 id[CACHED_IDS], usize *n);
+void word_cache_put(word_cache *, str word, u64 hash, const i32 *id, usize n);
+
+static inline i64 space_mark_find(str s, usize from) /* U+2581, SentencePiece's space */
+{
+    for (const char *p; from < s.n && (p = memchr(s.p + from, 0xE2, s.n - from)); from = (usize)(p - s.p) + 1)
+        if ((usize)(p - s.p) + 2 < s.n && (u8)p[1] == 0x96 && (u8)p[2] == 0x81) return p - s.p;
+    return -1;
+}
 
 /* ---- pretok.c --------------------------------------------------------------------------------------------------------- */
 typedef struct pretok pretok;
@@ -77,21 +92,14 @@ typedef struct {
     i32 id;
 } lattice;
 typedef struct {
-    usize from;
-    u16 n_ids;
-    u8 n;
-    char b[WORD_CACHED];
-} cached_word;
-typedef struct {
     const tokenizer *t;
     ids *out;
     symbol *sym;
     merge *heap;
     lattice *best;
     usize n_sym, cap_sym, n_heap, cap_heap, cap_best;
-    buf text;                   /* normalised text of a fragment */
-    cached_word *cache;         /* [cache_mask + 1] or NULL */
-    usize cache_mask, fragment; /* where this fragment's ids begin */
+    buf text;       /* normalised text of a fragment */
+    usize fragment; /* where this fragment's ids begin */
 } encoder;
 err encode_word(void *e, str word);       /* tokenizer.c; through the cache */
 err encode_unknown(encoder *, str bytes); /* tokenizer.c; byte tokens, or one <unk> for a run of them */
@@ -112,6 +120,7 @@ struct tokenizer {
     tokenizer_kind kind;
     token_source source; /* in force; arrays NULL */
     vocab v;
+    word_cache *seen;
     i32 byte_id[256]; /* -1: none */
     bool all_bytes;   /* every byte has a token */
     trie special[2];  /* matched whole: [0] user tokens, [1] control, unknown and user tokens */
