@@ -17,7 +17,8 @@ bool text_is_digit(u32 c);                  /* N* */
 bool text_is_space(u32 c);                  /* White_Space */
 /* The end (byte offset) of the sentence that starts at `from`: after . ! ? 。 and closing quotes/brackets when white space
  * or the end follows, or at a blank line or a line end that ends a block; not after "1.", "제3조.", "e.g.", a decimal
- * point or an initial. Korean endings (다. 요. 음. 함.) need no special case. Returns s.n for the last one. */
+ * point or an initial. Korean endings (다. 요. 음. 함.) need no special case. White space at `from` is
+ * skipped, white space behind the sentence is not part of it. Returns s.n for the last one. */
 usize text_sentence_end(str s, usize from);
 
 /* ---- tokenizers (tokenizer.c, bpe.c, spm.c, unigram.c, pretok.c) ------------------------------------------------------ */
@@ -61,7 +62,7 @@ typedef struct {
     const tokenizer *t;
     u8   held[8];
     int  n_held;
-    bool special, started;
+    bool special, started; /* started: set it after init to go on with a text, whose next space is no prefix */
 } stream_decoder;
 void stream_decoder_init(stream_decoder *, const tokenizer *, bool special);
 void stream_decoder_put(stream_decoder *, i32 id, buf *out);   /* appends complete characters */
