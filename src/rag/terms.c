@@ -29,7 +29,7 @@ static u64 mix(u64 x)
     return x ^ x >> 32;
 }
 
-static u64 hash_pair(u32 a, u32 b) { return mix((u64)(a + 1) << 24 | (b + 1)); } /* one syllable: b = 0 - 1 */
+static u64 hash_pair(u32 a, u32 b) { return mix((u64)(a + 1) << 24 | (b + 1)); } /* one to one */
 static u64 hash_one(u32 a) { return mix((u64)(a + 1) << 24); }
 static u64 hash_word(const u32 *c, usize n)
 {
@@ -54,8 +54,6 @@ static u32 kind_of(u32 c)
     if (c == 0xAD || (c >= 0x200B && c <= 0x200D) || c == 0x2060 || c == 0xFEFF || (c >= 0xFE00 && c <= 0xFE0F)) return SKIP;
     if (text_is_digit(c)) return DIGIT;
     if (!text_is_letter(c)) return BREAK;
-    str none = {"", 0};
-    (void)none;
     return c >= 0x300 && c <= 0x36F ? MARK : WORD;
 }
 
@@ -178,12 +176,20 @@ static usize ending_len(const u32 *c, usize n, usize rest)
     return found;
 }
 
-/* a question word and what hangs on it, up to five syllables */
+static bool is_ending(const u32 *c, usize n)
+{
+    u64 key = 0;
+    for (usize i = 0; i < n && n <= ENDING_MAX; i++) key = key << 16 | (c[i] & 0xFFFF);
+    return key && slot_has(ending_slot, key);
+}
+
+/* a question word and what hangs on it, up to five syllables; but not 왜구 or 왜곡: after 왜 only endings */
 static bool is_question(const u32 *c, usize n)
 {
     for (usize q = 0; q < n_questions; q++) {
         usize k = question_len[q];
-        if (n >= k && n <= k + 5 && !memcmp(c, question[q], k * sizeof *c)) return true;
+        if (n < k || n > k + 5 || memcmp(c, question[q], k * sizeof *c)) continue;
+        if (c[0] != 0xC65C || n == k || is_ending(c + k, n - k)) return true;
     }
     return false;
 }
@@ -233,6 +239,7 @@ typedef struct {
     u32 place;             /* its position */
     u32 kind;              /* of the run being read: BREAK (none), HANGUL, HAN, WORD */
     bool query, numeric, carried, bad;
+    bool glued;            /* the run follows one of another script without a gap */
     bool longer;           /* something longer than one syllable was given out */
     usize n;
     u32 c[RUN_MAX], pos[RUN_MAX]; /* the run, folded, and where each character was */
@@ -253,10 +260,11 @@ static void give_pairs(cutter *k, usize n)
 static void end_hangul(cutter *k, bool whole)
 {
     if (whole && k->query && is_question(k->c, k->n)) return;
+    if (whole && k->glued && is_ending(k->c, k->n)) return; /* the 를 of "API를" */
     usize n = k->n - (whole ? ending_len(k->c, k->n, 2) : 0);
     if (!k->query && !k->carried) give(k, hash_one(k->c[0]), 0, 1, 2);
     give_pairs(k, n);
-    if (whole && (n > 1 || !k->query)) give(k, hash_word(k->c, n), 0, n, 1);
+    if (whole && n > 1) give(k, hash_word(k->c, n), 0, n, 1);
 }
 
 static void end_han(cutter *k)
@@ -299,6 +307,7 @@ static void feed(cutter *k, u32 entry)
     bool digit = kind == DIGIT;
     if (kind == MARK || digit) kind = WORD;
     if (kind != k->kind) {
+        k->glued = k->n > 0;
         end_run(k, true);
         k->kind = kind, k->numeric = true;
     } else if (k->n == RUN_MAX) {
@@ -309,13 +318,15 @@ static void feed(cutter *k, u32 entry)
     k->pos[k->n++] = k->place;
 }
 
-/* 12,345 is one number */
-static bool is_thousands(const cutter *k)
+/* 12,345 is one number, don't one word: whether a comma or an apostrophe at this place is inside */
+static bool joins(const cutter *k, u32 c)
 {
-    if (k->kind != WORD || !k->numeric || !k->n) return false;
+    if (k->kind != WORD || !k->n || k->at >= k->text.n) return false;
+    const char *p = k->text.p + k->at;
+    if (c == '\'' || c == 0x2019) return (*p | 32) >= 'a' && (*p | 32) <= 'z';
+    if (c != ',' || !k->numeric) return false;
     usize n = 0;
-    for (; n < 4 && k->at + n < k->text.n; n++)
-        if (k->text.p[k->at + n] < '0' || k->text.p[k->at + n] > '9') break;
+    while (n < 4 && k->at + n < k->text.n && p[n] >= '0' && p[n] <= '9') n++;
     return n == 3;
 }
 
@@ -349,7 +360,9 @@ err terms_of(str text, bool query, terms *out)
     for (; k.at < text.n && !k.bad; k.place++) {
         u32 c = next_char(text, &k.at), entry = fold(c);
         if (entry >> KIND_SHIFT == EXPAND) feed_expanded(&k, c);
-        else if (c != ',' || !is_thousands(&k)) feed(&k, entry);
+        else if (entry >> KIND_SHIFT == BREAK && joins(&k, c)) {
+            if (c != ',') feed(&k, (u32)WORD << KIND_SHIFT | '\'');
+        } else feed(&k, entry);
     }
     end_run(&k, true);
     if (k.bad) {
