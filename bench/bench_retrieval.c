@@ -98,11 +98,94 @@ static err keyword_set(const char *folder)
     return OK;
 }
 
+/* ---- vectors ---- */
+enum { CLUSTERS = 200, INNER = 24, QUERIES = 200 };
+
+/* a unit vector of cluster c: its centre, a few directions common to all, noise */
+static void synthesise(rng *r, const float *centre, const float *direction, i64 dim, float *v)
+{
+    double sum = 0;
+    for (i64 i = 0; i < dim; i++) v[i] = centre[i] + 0.1f * rng_normal(r);
+    for (int k = 0; k < INNER; k++) {
+        float a = 0.4f * rng_normal(r);
+        for (i64 i = 0; i < dim; i++) v[i] += a * direction[k * dim + i];
+    }
+    for (i64 i = 0; i < dim; i++) sum += (double)v[i] * v[i];
+    for (i64 i = 0; i < dim; i++) v[i] = (float)(v[i] / sqrt(sum));
+}
+
+/* reference: every vector in float, the best ten by insertion */
+static void exhaustive(const float *all, i64 n, i64 dim, const float *q, i64 best[10])
+{
+    double score[10];
+    int held = 0;
+    for (i64 i = 0; i < n; i++) {
+        double s = 0;
+        for (i64 k = 0; k < dim; k++) s += (double)q[k] * all[i * dim + k];
+        int at = held < 10 ? held++ : 10;
+        for (; at > 0 && score[at - 1] < s; at--)
+            if (at < 10) score[at] = score[at - 1], best[at] = best[at - 1];
+        if (at < 10) score[at] = s, best[at] = i;
+    }
+}
+
+static err vectors(i64 n, i64 dim)
+{
+    char path[] = "/tmp/bench-vectors-XXXXXX";
+    int fd = mkstemp(path);
+    if (fd < 0) return err_os("mkstemp");
+    close(fd);
+    rng r;
+    rng_seed(&r, 7);
+    float *centre = mem_array(float, CLUSTERS * dim), *direction = mem_array(float, INNER * dim), *all = mem_array(float, n * dim),
+          *q = mem_array(float, dim);
+    if (!centre || !direction || !all || !q) return err_new(ERR_NOMEM, "out of memory");
+    for (i64 i = 0; i < CLUSTERS * dim; i++) centre[i] = rng_normal(&r);
+    for (i64 i = 0; i < INNER * dim; i++) direction[i] = rng_normal(&r);
+    for (i64 i = 0; i < n; i++) synthesise(&r, centre + (i64)(rng_u64(&r) % CLUSTERS) * dim, direction, dim, all + i * dim);
+    vector_builder *b;
+    vector_index *x;
+    double start = cpu_s();
+    TRY(vector_builder_new(&b, dim));
+    for (i64 i = 0; i < n; i++) TRY(vector_builder_add(b, i, i, all + i * dim));
+    TRY(vector_builder_write(b, path, 1));
+    double built = cpu_s() - start, first = 0, rest = 0, least_s = 1e9;
+    start = cpu_s();
+    TRY(vector_open(&x, path));
+    double opened = cpu_s() - start;
+    int wrong = 0, checked = 0;
+    for (int i = 0; i < QUERIES; i++) {
+        vector_hit *h;
+        usize n_h;
+        float least, mean;
+        i64 best[10] = {0};
+        synthesise(&r, centre + (i64)(rng_u64(&r) % CLUSTERS) * dim, direction, dim, q);
+        start = cpu_s();
+        TRY(vector_search(x, q, NULL, 10, &h, &n_h, &least, &mean));
+        double took = cpu_s() - start;
+        if (i) rest += took;
+        else first = took;
+        if (took < least_s) least_s = took;
+        if (i < 20) {
+            exhaustive(all, n, dim, q, best);
+            for (usize k = 0; k < n_h; k++, checked++) wrong += h[k].chunk != best[k];
+        }
+        mem_free(h);
+    }
+    printf("%lld x %lld (%s): build %.2f s, open %.2f ms, first query %.1f ms, then %.2f ms (least %.2f); %d of %d best ten differ from exhaustive\n",
+           (long long)n, (long long)dim, cpu_name(cpu_now()), built, opened * 1e3, first * 1e3, rest / (QUERIES - 1) * 1e3, least_s * 1e3, wrong, checked);
+    vector_close(x);
+    unlink(path);
+    mem_free(centre), mem_free(direction), mem_free(all), mem_free(q);
+    return OK;
+}
+
 int main(int argc, char **argv)
 {
     err bad = OK;
     if (argc >= 3 && !strcmp(argv[1], "keyword"))
         for (int i = 2; i < argc && !bad.code; i++) bad = keyword_set(argv[i]);
+    else if (argc >= 2 && !strcmp(argv[1], "vectors")) bad = vectors(argc > 2 ? atoll(argv[2]) : 100000, argc > 3 ? atoll(argv[3]) : 384);
     else bad = err_new(ERR_INPUT, "usage: bench_retrieval keyword FOLDER... | vectors [N] [DIM]");
     if (bad.code) fprintf(stderr, "bench_retrieval: %s\n", bad.what);
     return bad.code ? err_exit(bad.code) : 0;
