@@ -16,7 +16,7 @@ enum { PART_CHUNK /* i64[n] ascending */, PART_DOCUMENT /* i64[n] */, PART_LENGT
 enum { COUNT_CHUNKS, COUNT_TERMS /* [KEYWORD_FIELDS] */, COUNT_LENGTH = COUNT_TERMS + KEYWORD_FIELDS /* [KEYWORD_FIELDS] sums */ };
 
 /* A field's terms lie in buckets by the first bits of their hash, sorted by the 32 bits below within a bucket. Two terms that
- * agree in all of these (40 bits in a small index, 52 in one of millions of terms) are one term to a search. */
+ * agree in all of these (36 bits in a tiny index, 52 in one of millions of terms) are one term to a search. */
 typedef struct {
     u64 posting; /* byte offset of its first term's postings in the section */
     u64 term;    /* index of its first term */
@@ -29,7 +29,7 @@ typedef struct {
 
 static inline int keyword_bits(u64 n_terms) /* about four terms a bucket */
 {
-    int bits = 8;
+    int bits = 4;
     while (bits < 24 && n_terms >> (bits + 3)) bits++;
     return bits;
 }

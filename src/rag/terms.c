@@ -17,7 +17,7 @@
 #include <libstemmer.h>
 #include <pthread.h>
 
-enum { BREAK, HANGUL, HAN, WORD, DIGIT, MARK, SKIP, EXPAND }; /* what a character is, above its folded code in an entry */
+enum { BREAK, HANGUL, HAN, WORD, DIGIT, MARK, SKIP, EXPAND, FAILED }; /* what a character is, above its folded code in an entry */
 enum { RUN_MAX = 256, STEM_MAX = 64, STEM_CACHE = 2048 };
 enum { CODE = 0x1FFFFF, KIND_SHIFT = 24 };
 
@@ -71,13 +71,24 @@ static u32 fold_slow(u32 c)
 {
     buf b = {0};
     u32 entry = kind_of(c) << KIND_SHIFT | c;
-    if (fold_text(c, &b) && b.n) {
+    if (!fold_text(c, &b)) {
+        entry = (u32)FAILED << KIND_SHIFT;
+    } else if (b.n) {
         usize at = 0;
         u32 first = utf8_next(buf_view(&b), &at);
         entry = at < b.n ? (u32)EXPAND << KIND_SHIFT | c : kind_of(first) << KIND_SHIFT | first;
     }
     buf_free(&b);
     return entry;
+}
+
+static bool fold_fill(u32 first)
+{
+    for (u32 c = first; c < first + 256; c++) {
+        fold_table[c] = fold_slow(c);
+        if (fold_table[c] >> KIND_SHIFT == FAILED) return false;
+    }
+    return true;
 }
 
 static u32 fold(u32 c)
@@ -87,11 +98,10 @@ static u32 fold(u32 c)
     if (c > 0xFFFF) return fold_slow(c);
     if (!atomic_load_explicit(&fold_ready[c >> 8], memory_order_acquire)) {
         pthread_mutex_lock(&fold_lock);
-        if (!atomic_load(&fold_ready[c >> 8])) {
-            for (u32 i = c & ~0xFFu, n = 0; n < 256; n++) fold_table[i + n] = fold_slow(i + n);
-            atomic_store_explicit(&fold_ready[c >> 8], true, memory_order_release);
-        }
+        bool ready = atomic_load(&fold_ready[c >> 8]) || fold_fill(c & ~0xFFu);
+        atomic_store_explicit(&fold_ready[c >> 8], ready, memory_order_release);
         pthread_mutex_unlock(&fold_lock);
+        if (!ready) return (u32)FAILED << KIND_SHIFT;
     }
     return fold_table[c];
 }
@@ -359,7 +369,8 @@ err terms_of(str text, bool query, terms *out)
     k.out = out, k.text = text, k.query = query;
     for (; k.at < text.n && !k.bad; k.place++) {
         u32 c = next_char(text, &k.at), entry = fold(c);
-        if (entry >> KIND_SHIFT == EXPAND) feed_expanded(&k, c);
+        if (entry >> KIND_SHIFT == FAILED) k.bad = true;
+        else if (entry >> KIND_SHIFT == EXPAND) feed_expanded(&k, c);
         else if (entry >> KIND_SHIFT == BREAK && joins(&k, c)) {
             if (c != ',') feed(&k, (u32)WORD << KIND_SHIFT | '\'');
         } else feed(&k, entry);
