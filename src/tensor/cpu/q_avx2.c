@@ -8,7 +8,8 @@
  * Columns go in tiles of 4: codes are unpacked once for the tile; activations are broadcast from memory 4 bytes at a time, a
  * load that costs no arithmetic. tile_*() are inlined for 1..4 columns, so that accumulators become registers; PIN keeps the
  * compilers from spreading the sums over more of them than there are. One column is bound by memory, and the processor's own
- * prefetching stops at every page: the first tile asks for what lies AHEAD bytes further on, across the end of the group. */
+ * prefetching stops at every page: the first tile asks for what lies AHEAD bytes further on, walking through head and values
+ * of the group in step, and into the next group. */
 #include "tensor/cpu/kern.h"
 #include "tensor/cpu/q_layout.h"
 #include <float.h>
@@ -19,8 +20,13 @@
 #define PIN(v) __asm__("" : "+x"(v))
 #define TILE 4
 #define AHEAD 3072
+#ifndef READY_K
+#define READY_K 512 /* values of k unpacked at a time: 8 bytes of first-level cache for each */
+#endif
+#define READY_COLS 8
 
 INLINE __m256i load(const void *p) { return _mm256_loadu_si256(p); }
+INLINE void store(void *p, __m256i v) { _mm256_store_si256(p, v); }
 INLINE __m256 halves(const void *h) { return _mm256_cvtph_ps(_mm_loadu_si128(h)); }
 INLINE __m256 all(const float *f) { return _mm256_broadcast_ss(f); }
 INLINE __m256i four(const void *p) /* 4 bytes in every lane */
@@ -81,22 +87,27 @@ INLINE void nibbles(const u8 v[4][32], const col x[], i64 at, __m256i acc[], con
     }
 }
 
-#define TILE_ARGS const u8 *g, i64 k, const void *xq, usize stride, float *y, i64 y_stride, const int n, const bool first
+/* Blocks (superblocks) from..to of a group against n columns. The sums so far stand in y, unless from is 0. `codes`, if ready,
+ * holds these blocks' codes as bytes: [block][8 quads][8 rows][4]. `first`: weights come from memory, not from the cache. */
+#define TILE_ARGS                                                                                                                \
+    const u8 *g, i64 from, i64 to, const u8 *codes, i64 k, const void *xq, usize stride, float *y, i64 y_stride, const int n,    \
+        const bool first, const bool ready
 #define TILE_START                                                                                                               \
     col x[TILE];                                                                                                                 \
     __m256 sum[TILE];                                                                                                            \
     columns(x, xq, stride, k, n);                                                                                                \
-    for (int c = 0; c < n; c++) sum[c] = _mm256_setzero_ps()
+    for (int c = 0; c < n; c++) sum[c] = from ? _mm256_loadu_ps(y + c * y_stride) : _mm256_setzero_ps()
 #define TILE_END                                                                                                                 \
     for (int c = 0; c < n; c++) _mm256_storeu_ps(y + c * y_stride, sum[c])
 
 INLINE void tile_q8_0(TILE_ARGS)
 {
-    const u8 *w = g + r8_head(Q8_0, k);
+    (void)codes, (void)ready;
+    const u8 *w = g + r8_head(Q8_0, k) + 256 * from;
     TILE_START;
-    for (i64 b = 0; b < k / 32; b++, w += 256) {
+    for (i64 b = from; b < to; b++, w += 256) {
         __m256i acc[TILE], one = _mm256_set1_epi16(1);
-        if (first) ahead(w, 256);
+        if (first) ahead(g + 272 * b, 272);
         for (int p = 0; p < 8; p++) {
             __m256i v = load(w + 32 * p), size = _mm256_abs_epi8(v);
             for (int c = 0; c < n; c++) {
@@ -114,11 +125,12 @@ INLINE void tile_q8_0(TILE_ARGS)
 
 INLINE void tile_q4_0(TILE_ARGS)
 {
-    const u8 *w = g + r8_head(Q4_0, k);
+    (void)codes, (void)ready;
+    const u8 *w = g + r8_head(Q4_0, k) + 128 * from;
     TILE_START;
-    for (i64 b = 0; b < k / 32; b++, w += 128) {
+    for (i64 b = from; b < to; b++, w += 128) {
         __m256i acc[TILE], one = _mm256_set1_epi16(1);
-        if (first) ahead(w, 128);
+        if (first) ahead(g + 144 * b, 144);
         nibbles((const u8(*)[32])w, x, 32 * b, acc, n);
         __m256 d = halves(g + 16 * b);
         for (int c = 0; c < n; c++) {
@@ -131,11 +143,12 @@ INLINE void tile_q4_0(TILE_ARGS)
 
 INLINE void tile_q4_1(TILE_ARGS)
 {
-    const u8 *w = g + r8_head(Q4_1, k);
+    (void)codes, (void)ready;
+    const u8 *w = g + r8_head(Q4_1, k) + 128 * from;
     TILE_START;
-    for (i64 b = 0; b < k / 32; b++, w += 128) {
+    for (i64 b = from; b < to; b++, w += 128) {
         __m256i acc[TILE], one = _mm256_set1_epi16(1);
-        if (first) ahead(w, 128);
+        if (first) ahead(g + 160 * b, 160);
         nibbles((const u8(*)[32])w, x, 32 * b, acc, n);
         __m256 d = halves(g + 32 * b), m = halves(g + 32 * b + 16);
         for (int c = 0; c < n; c++) sum[c] += d * all(x[c].d + b) * real(_mm256_madd_epi16(acc[c], one)) + m * all(x[c].s + b);
@@ -143,17 +156,36 @@ INLINE void tile_q4_1(TILE_ARGS)
     TILE_END;
 }
 
-INLINE void tile_q5_0(TILE_ARGS)
+/* the codes of quads p and p + 4 */
+INLINE __m256i low5(__m256i v, __m256i bits, int p)
 {
-    const r8_q5_0 *w = (const r8_q5_0 *)(g + r8_head(Q5_0, k));
-    TILE_START;
-    for (i64 b = 0; b < k / 32; b++, w++) {
-        __m256i acc[TILE], one = _mm256_set1_epi16(1), bits = load(w->bits);
-        if (first) ahead(w, (int)sizeof *w);
+    return _mm256_or_si256(low4(v), mask8(_mm256_slli_epi16(bits, 4 - p), 16));
+}
+INLINE __m256i high5(__m256i v, __m256i bits, int p) { return _mm256_or_si256(high4(v), mask8(_mm256_srli_epi16(bits, p), 16)); }
+INLINE void unpack_q5_0(const u8 *g, i64 from, i64 to, i64 k, u8 *codes)
+{
+    const r8_q5_0 *w = (const r8_q5_0 *)(g + r8_head(Q5_0, k)) + from;
+    for (i64 b = from; b < to; b++, w++, codes += 256) {
+        __m256i bits = load(w->bits);
+        ahead(g + 176 * b, 176);
         for (int p = 0; p < 4; p++) {
             __m256i v = load(w->nibbles[p]);
-            quad(_mm256_or_si256(low4(v), mask8(_mm256_slli_epi16(bits, 4 - p), 16)), x, 32 * b + 4 * p, acc, p == 0, n);
-            quad(_mm256_or_si256(high4(v), mask8(_mm256_srli_epi16(bits, p), 16)), x, 32 * b + 16 + 4 * p, acc, false, n);
+            store(codes + 32 * p, low5(v, bits, p));
+            store(codes + 32 * p + 128, high5(v, bits, p));
+        }
+    }
+}
+INLINE void tile_q5_0(TILE_ARGS)
+{
+    const r8_q5_0 *w = (const r8_q5_0 *)(g + r8_head(Q5_0, k)) + from;
+    TILE_START;
+    for (i64 b = from; b < to; b++, w++, codes += 256) {
+        __m256i acc[TILE], one = _mm256_set1_epi16(1), bits = ready ? one : load(w->bits);
+        if (first) ahead(g + 176 * b, 176);
+        for (int p = 0; p < 4; p++) {
+            __m256i v = ready ? one : load(w->nibbles[p]);
+            quad(ready ? load(codes + 32 * p) : low5(v, bits, p), x, 32 * b + 4 * p, acc, p == 0, n);
+            quad(ready ? load(codes + 32 * p + 128) : high5(v, bits, p), x, 32 * b + 16 + 4 * p, acc, false, n);
         }
         __m256 d = halves(g + 16 * b);
         for (int c = 0; c < n; c++) {
@@ -166,9 +198,10 @@ INLINE void tile_q5_0(TILE_ARGS)
 
 INLINE void tile_q4_k(TILE_ARGS)
 {
-    const r8_q4_k *w = (const r8_q4_k *)g;
+    (void)codes, (void)ready;
+    const r8_q4_k *w = (const r8_q4_k *)g + from;
     TILE_START;
-    for (i64 b = 0; b < k / 256; b++, w++) {
+    for (i64 b = from; b < to; b++, w++) {
         __m256i w0 = load(w->scales[0]), w1 = load(w->scales[1]), w2 = load(w->scales[2]);
         __m256i sc[2] = {mask8(w0, 63), _mm256_or_si256(low4(w2), mask8(_mm256_srli_epi16(w0, 2), 48))};
         __m256i mn[2] = {mask8(w1, 63), _mm256_or_si256(high4(w2), mask8(_mm256_srli_epi16(w1, 2), 48))};
@@ -197,32 +230,47 @@ INLINE void tile_q4_k(TILE_ARGS)
     TILE_END;
 }
 
-/* half h of a block: acc = sums of (code - 32) * q over its quads, scaled */
-INLINE void half_q6_k(const u8 v[4][32], const u8 pairs[32], __m256i scale, const col x[], i64 at, __m256i acc[], const int h,
-                      const int n)
+/* the codes of quad t of half h */
+INLINE __m256i code6(const u8 v[4][32], __m256i pairs, const int h, const int t)
 {
-    __m256i p = load(pairs);
-    for (int t = 0; t < 4; t++) {
-        __m256i top = t < 2 ? _mm256_slli_epi16(p, 4 - 2 * t) : _mm256_srli_epi16(p, 2 * t - 4);
-        __m256i w = load(v[t]), low = h ? high4(w) : low4(w);
-        quad(_mm256_or_si256(low, mask8(top, 48)), x, at + 16 * h + 4 * t, acc, t == 0, n);
+    __m256i top = t < 2 ? _mm256_slli_epi16(pairs, 4 - 2 * t) : _mm256_srli_epi16(pairs, 2 * t - 4), w = load(v[t]);
+    return _mm256_or_si256(h ? high4(w) : low4(w), mask8(top, 48));
+}
+INLINE void unpack_q6_k(const u8 *g, i64 from, i64 to, i64 k, u8 *codes)
+{
+    const r8_q6_k *w = (const r8_q6_k *)(g + r8_head(Q6_K, k)) + from;
+    for (i64 b = from; b < to; b++, w++)
+        for (int j = 0; j < 8; j++, codes += 256) {
+            ahead(g + 1680 * b + 210 * j, 210);
+            for (int t = 0; t < 8; t++)
+                store(codes + 32 * t, code6(w->block[j].nibbles, load(w->block[j].pairs[t / 4]), t / 4, t % 4));
+        }
+}
+/* acc = (sums of (code - 32) * q over the quads of half h) * scale */
+INLINE void half_q6_k(const u8 v[4][32], const u8 pairs[32], const u8 *codes, __m256i scale, const col x[], i64 at, __m256i acc[],
+                      const int h, const int n, const bool ready)
+{
+    for (int t = 0; t < 4; t++)
+        quad(ready ? load(codes + 128 * h + 32 * t) : code6(v, load(pairs), h, t), x, at + 16 * h + 4 * t, acc, t == 0, n);
+    for (int c = 0; c < n; c++) {
+        acc[c] = _mm256_madd_epi16(_mm256_sub_epi16(acc[c], four(x[c].o6 + at / 8 + 2 * h)), scale);
+        PIN(acc[c]);
     }
-    for (int c = 0; c < n; c++) acc[c] = _mm256_madd_epi16(_mm256_sub_epi16(acc[c], four(x[c].o6 + at / 8 + 2 * h)), scale);
 }
 INLINE void tile_q6_k(TILE_ARGS)
 {
-    const r8_q6_k *w = (const r8_q6_k *)(g + r8_head(Q6_K, k));
+    const r8_q6_k *w = (const r8_q6_k *)(g + r8_head(Q6_K, k)) + from;
     TILE_START;
-    for (i64 b = 0; b < k / 256; b++, w++) {
+    for (i64 b = from; b < to; b++, w++) {
         __m256 a[TILE];
         for (int c = 0; c < n; c++) a[c] = _mm256_setzero_ps();
-        if (first) ahead(w, 128);
-        for (int j = 0; j < 8; j++) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 8; j++, codes += 256) {
             __m256i even[TILE], odd[TILE], sc = load(w->scales[j / 2]);
             i64 at = 256 * b + 32 * j;
-            if (first) ahead(w->block + j, 192);
-            half_q6_k(w->block[j].nibbles, w->block[j].pairs[0], pick_signed(sc, j % 2 * 2), x, at, even, 0, n);
-            half_q6_k(w->block[j].nibbles, w->block[j].pairs[1], pick_signed(sc, j % 2 * 2 + 1), x, at, odd, 1, n);
+            if (first) ahead(g + 1680 * b + 210 * j, 210);
+            half_q6_k(w->block[j].nibbles, w->block[j].pairs[0], codes, pick_signed(sc, j % 2 * 2), x, at, even, 0, n, ready);
+            half_q6_k(w->block[j].nibbles, w->block[j].pairs[1], codes, pick_signed(sc, j % 2 * 2 + 1), x, at, odd, 1, n, ready);
             for (int c = 0; c < n; c++) {
                 a[c] += all(x[c].d + 8 * b + j) * real(_mm256_add_epi32(even[c], odd[c]));
                 PIN(a[c]);
@@ -234,23 +282,45 @@ INLINE void tile_q6_k(TILE_ARGS)
     TILE_END;
 }
 
-#define DOT(type)                                                                                                                \
-    static void dot_##type(const void *group, i64 k, const void *xq, usize stride, int n_cols, float *y, i64 y_stride)           \
+#define TILES(type, from, to, codes, first, ready)                                                                               \
+    do {                                                                                                                         \
+        int c = 0;                                                                                                               \
+        if (first && n_cols >= TILE) tile_##type(g, from, to, codes, k, x, stride, y, y_stride, TILE, true, ready), c = TILE;    \
+        for (; c + TILE <= n_cols; c += TILE)                                                                                    \
+            tile_##type(g, from, to, codes, k, x + stride * (usize)c, stride, y + c * y_stride, y_stride, TILE, false, ready);   \
+        const u8 *rest = x + stride * (usize)c;                                                                                  \
+        float *out = y + c * y_stride;                                                                                           \
+        switch (n_cols - c) {                                                                                                    \
+        case 1: tile_##type(g, from, to, codes, k, rest, stride, out, y_stride, 1, first, ready); break;                         \
+        case 2: tile_##type(g, from, to, codes, k, rest, stride, out, y_stride, 2, first, ready); break;                         \
+        case 3: tile_##type(g, from, to, codes, k, rest, stride, out, y_stride, 3, first, ready); break;                         \
+        }                                                                                                                        \
+    } while (0)
+#define DOT_ARGS const void *group, i64 k, const void *xq, usize stride, int n_cols, float *y, i64 y_stride
+#define DOT(type, block)                                                                                                         \
+    static void dot_##type(DOT_ARGS)                                                                                             \
     {                                                                                                                            \
         const u8 *g = group, *x = xq;                                                                                            \
-        int c = 0;                                                                                                               \
-        if (n_cols >= TILE) tile_##type(g, k, x, stride, y, y_stride, TILE, true), c = TILE;                                     \
-        for (; c + TILE <= n_cols; c += TILE)                                                                                    \
-            tile_##type(g, k, x + stride * (usize)c, stride, y + c * y_stride, y_stride, TILE, false);                           \
-        x += stride * (usize)c, y += c * y_stride;                                                                               \
-        switch (n_cols - c) {                                                                                                    \
-        case 1: tile_##type(g, k, x, stride, y, y_stride, 1, true); break;                                                       \
-        case 2: tile_##type(g, k, x, stride, y, y_stride, 2, true); break;                                                       \
-        case 3: tile_##type(g, k, x, stride, y, y_stride, 3, true); break;                                                       \
+        TILES(type, 0, k / block, NULL, true, false);                                                                            \
+    }
+/* types whose codes cost much to put together: for many columns, all tiles of a stretch of k share them */
+#define DOT_READY(type, block)                                                                                                   \
+    static void dot_##type(DOT_ARGS)                                                                                             \
+    {                                                                                                                            \
+        const u8 *g = group, *x = xq;                                                                                            \
+        if (n_cols < READY_COLS) {                                                                                               \
+            TILES(type, 0, k / block, NULL, true, false);                                                                        \
+            return;                                                                                                              \
+        }                                                                                                                        \
+        u8 codes[8 * READY_K] __attribute__((aligned(64)));                                                                      \
+        for (i64 from = 0; from < k / block; from += READY_K / block) {                                                          \
+            i64 to = i64_min(from + READY_K / block, k / block);                                                                 \
+            unpack_##type(g, from, to, k, codes);                                                                                \
+            TILES(type, from, to, codes, false, true);                                                                           \
         }                                                                                                                        \
     }
-DOT(q8_0)
-DOT(q4_0) DOT(q4_1) DOT(q5_0) DOT(q4_k) DOT(q6_k)
+DOT(q8_0, 32)
+DOT(q4_0, 32) DOT(q4_1, 32) DOT(q4_k, 256) DOT_READY(q5_0, 32) DOT_READY(q6_k, 256)
 
     /* ---- activations ----------------------------------------------------------------------------------------------------------
      */
