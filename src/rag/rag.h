@@ -22,22 +22,26 @@ typedef struct {
     engine     *embedder;                                   /* NULL: keyword search only, or the collection's own is missing */
     const char *embedder_name;                              /* fixed at the first add; another later is an INPUT error naming both */
     i64         chunk_tokens;                               /* 0: auto (from the embedder's window, at most 320), -1: none (a document is one chunk) */
-    window_mode window; bool best_window;                   /* texts longer than the window: mean, first, or one vector per window (best) */
+    window_mode window; bool best_window;                   /* texts longer than the window: mean (also for WINDOW_ERROR), first, or one vector per window (best) */
     const char *owner;                                      /* "" when NULL */
-    const char *attributes;                                 /* JSON object or NULL */
+    const char *attributes;                                 /* JSON object or NULL; laid over the further fields of a JSONL line */
     bool        quiet;
     const atomic_bool *cancel;
 } add_opts;
 typedef struct { char *path, *reason; } add_failure;
 typedef struct {
-    i64 added, updated, unchanged, chunks;
+    i64 added, updated, unchanged, chunks;                  /* chunks: of the documents added or updated */
+    i64 removed, skipped;                                   /* documents that a file added again no longer has; files in folders of formats that are not read */
     add_failure *failed; usize n_failed;
     double seconds;
 } add_result;                                               /* owned: add_result_free */
-/* Each document is one transaction: after a kill the store holds whole documents only, and the same call completes the work. */
+/* Files, and folders with all below. Each document is one transaction: after a kill the store holds whole documents only, and the
+ * same call completes the work. A file whose content and options are as before is skipped unread; of a JSONL file added again only
+ * changed lines are done, and lines it no longer has are removed. What fails is in failed[]; an error when nothing else was there. */
 err  collection_add(collection *, const char *const *paths, usize n, const add_opts *, add_result *);
 void add_result_free(add_result *);
-err  collection_remove(collection *, const char *const *ids, usize n, i64 *removed); /* by id; NOTFOUND names the first unknown. Leaves no text in any file */
+err  collection_remove(collection *, const char *const *ids, usize n, i64 *removed); /* by id, or by the path of a file: all its documents; NOTFOUND names the first unknown, nothing is removed then. Leaves no text in any
+ * file; BUSY: they are removed, but another process was reading, and traces stay until the next change */
 
 typedef struct {
     i64   key;                                              /* of the store */

@@ -1,0 +1,50 @@
+/* rag/add.h - inside of `add`: what travels from LOAD to STORE. add.c loads, decides and splits; embed.c embeds a batch; keep.c
+ * stores it. A batch spans documents and files, so that small documents are embedded together; it is stored in order, so that a
+ * file's end comes after its documents. */
+#ifndef MARU_RAG_ADD_H
+#define MARU_RAG_ADD_H
+#include "rag/store.h"
+
+typedef struct {                            /* a file whose documents are being added */
+    char *path;                             /* its identity */
+    char  hash[65];
+    i64   bytes;
+    bool  whole;                            /* all of it was read: documents it no longer has can go */
+} source;
+
+typedef enum { ITEM_NEW, ITEM_MOVED /* same document, its file changed around it */, ITEM_END /* of a file */ } item_kind;
+typedef struct {
+    item_kind kind;
+    source   *from;                         /* owned by the end of the file, which comes last */
+    char     *id, *attributes;
+    char      hash[65];
+    i64       bytes;
+    loaded    d;
+    range    *chunk; usize n_chunks;
+    char    **context;                      /* [n_chunks], "" where there is none; NULL: nowhere */
+    float    *v;                            /* [dim, sum of n_v] */
+    u32      *n_v;                          /* [n_chunks] vectors of each chunk */
+    bool      windows;                      /* some have several */
+} item;
+
+typedef struct {
+    collection     *c;
+    const add_opts *o;
+    add_result     *r;
+    char            stamp[96];              /* how documents are stored in this call */
+    i64             budget;                 /* tokens of a chunk, -1: whole documents */
+    i64             dim;                    /* 0: no embedder */
+    char            embedder_id[65];
+    const char     *embedder_name;
+    bool            fix_embedder;           /* the next document stored decides it */
+    bool            changed;                /* something must be swept */
+    item           *item; usize n, cap;     /* the batch */
+    i64             n_chunks, n_bytes;
+    map            *batch_ids;
+} adding;
+
+void item_free(item *);
+err  add_cancelled(const adding *);
+err  embed_batch(adding *);                 /* vectors of every new chunk; nothing without an embedder */
+err  keep_batch(adding *);                  /* each item is one transaction; the batch is empty afterwards */
+#endif
