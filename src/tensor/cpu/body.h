@@ -14,6 +14,15 @@
 #define BODY(name) BODY_PASTE(name, ISA) /* kern_body_rows_avx2 */
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED
+#endif
+#elif defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+#define SANITIZED
+#endif
+#ifdef SANITIZED /* speed does not matter, and checks on every unrolled access take minutes to compile */
+#define UNROLLED(i, n) for (int i = 0; i < (n); i++)
+#elif defined __clang__
 #define UNROLLED(i, n) _Pragma("clang loop unroll(full)") for (int i = 0; i < (n); i++)
 #else
 #define UNROLLED(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
