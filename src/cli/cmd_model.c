@@ -21,12 +21,10 @@ err cmd_tokenize(cli *c, int argc, char **argv)
     if (b.n) TRY_TO(done, tokenize(m->tok, buf_view(&b), raw ? 0 : TOKENIZE_BOS | TOKENIZE_SPECIAL, &t));
     json_t *list_of = json_array(), *pieces = json_array();
     for (usize i = 0; i < t.n; i++) {
-        buf p = {0};
-        token_bytes(m->tok, t.id[i], &p, true);
+        str p = token_piece(m->tok, t.id[i]); /* as stored: a token may be less than a character */
         json_push(list_of, json_integer(t.id[i]));
-        json_push(pieces, json_str(buf_view(&p)));
-        if (!c->json) printf("%7d  \"%s\"\n", t.id[i], buf_cstr(&p));
-        buf_free(&p);
+        json_push(pieces, json_str(p));
+        if (!c->json) printf("%7d  %.*s\n", t.id[i], (int)p.n, p.p);
     }
     json_set(c->out, "ids", list_of);
     json_set(c->out, "pieces", pieces);

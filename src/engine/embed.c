@@ -58,6 +58,12 @@ static err embed_batch(engine *e, const sized *list, usize n, i64 rows, i64 most
     return OK;
 }
 
+err embed_plan(engine *e, plan_slot **slot)
+{
+    i64 most = i64_max(EMBED_ROWS, e->m->h.n_ctx);
+    return plan_get(e, rows_bucket(most, most), 0, EMBED_SEQS, slot);
+}
+
 void embed_run(engine *e, job *j)
 {
     err    bad = OK;

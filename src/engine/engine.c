@@ -65,7 +65,13 @@ void engine_close(engine *e)
 
 engine_memory engine_memory_of(engine *e)
 {
-    const model  *m = e->m;
+    const model *m = e->m;
+    job          j;
+    if (!atomic_load(&e->scratch) && !job_init(&j).code) { /* nothing has run yet: ask the engine thread for its largest plan */
+        j.kind = JOB_PLAN;
+        (void)job_submit(e, &j);
+        job_free(&j);
+    }
     engine_memory x = {.weights = m->packed_bytes ? m->packed_bytes : m->file_bytes, .scratch = atomic_load(&e->scratch)};
     if (e->kv) {
         x.kv_per_token = model_kv_bytes_per_token(m, e->kv->type);

@@ -43,7 +43,7 @@ void sequence_drop(pages *, sequence *);            /* gives the pages back (the
 typedef struct job job;
 typedef struct { i32 id; float logprob; char *text; usize text_len; top_token *top; } event;
 struct job {
-    enum { JOB_GENERATE, JOB_EMBED, JOB_CLOSE } kind;
+    enum { JOB_GENERATE, JOB_EMBED, JOB_CLOSE, JOB_PLAN /* only makes the largest plan, so that its size is known */ } kind;
     const gen_request *req;                 /* borrowed from the waiting caller */
     session           *s;
     /* embeddings instead of generation */
@@ -98,6 +98,7 @@ struct engine {
 err   plan_get(engine *, i64 rows, i64 outs, i64 seqs, plan_slot **out);
 void *engine_main(void *);                  /* sched.c */
 void  embed_run(engine *, job *);           /* embed.c: on the engine thread */
+err   embed_plan(engine *, plan_slot **);   /* the plan of a full batch */
 err   job_submit(engine *, job *);          /* waits until done, delivering events */
 err   job_init(job *);
 void  job_free(job *);

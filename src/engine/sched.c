@@ -263,6 +263,11 @@ static void job_start(engine *e, job *j)
         embed_run(e, j);
         return;
     }
+    if (j->kind == JOB_PLAN) {
+        plan_slot *slot;
+        job_end(j, e->m->arch->encoder ? embed_plan(e, &slot) : plan_get(e, bucket(e->max_rows), 1, e->max_seqs, &slot));
+        return;
+    }
     const gen_request *q = j->req;
     j->start = clock_s();
     j->s->seq.owner = j->s->owner;
