@@ -313,6 +313,9 @@ static void test_norm(void **state)
         for (int kind = NORM_RMS; kind <= NORM_L2; kind++) {
             levels[l].norm(y, zero, NULL, NULL, 20, kind, 1e-12f);
             for (int i = 0; i < 20; i++) assert_true(y[i] == 0);
+            if (kind != NORM_L2) continue;
+            levels[l].norm(y, zero, NULL, NULL, 20, kind, 0);
+            for (int i = 0; i < 20; i++) assert_true(y[i] == 0);
         }
 }
 

@@ -161,7 +161,9 @@ static void norm_row(float *y, const float *x, const float *w, const float *b, i
     if (n <= 0) return;
     double mean = kind == NORM_LAYER ? moment(x, n, 0, false) / (double)n : 0;
     double square = moment(x, n, mean, true);
-    double by = kind == NORM_L2 ? 1 / fmax(sqrt(square), (double)eps) : 1 / sqrt(square / (double)n + (double)eps);
+    double length = sqrt(square), least = (double)eps;
+    double by = 1 / sqrt(square / (double)n + least);
+    if (kind == NORM_L2) by = length > least ? 1 / length : least > 0 ? 1 / least : 0;
     float m = (float)mean, rest = (float)(mean - (double)m), s = (float)by;
     i64 i = 0;
     for (; i + W <= n; i += W) {
