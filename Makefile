@@ -78,6 +78,7 @@ $(BUILD)/%.o: %.c | .deps-ok
 	$(Q)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 # what the build and the demo need from Debian; asked for once, when something is missing
+# (included, so that make starts anew after installing and asks pkg-config again)
 deps: .deps-ok
 .deps-ok: tools/deps.sh
 	@tools/deps.sh && touch $@
@@ -115,4 +116,7 @@ install: $(BUILD)/maru
 clean:
 	rm -rf $(BUILD)
 
+ifneq ($(filter-out help clean floors size format,$(or $(MAKECMDGOALS),all)),)
+include .deps-ok
+endif
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
