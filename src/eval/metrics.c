@@ -53,10 +53,10 @@ interval eval_paired(const double *a, const double *b, usize n, u64 seed)
     return r;
 }
 
-static bool is_gold(const char *id, const char *const *gold, usize n)
+static bool among(const char *id, const char *const *list, usize n)
 {
     for (usize i = 0; i < n; i++)
-        if (!strcmp(id, gold[i])) return true;
+        if (!strcmp(id, list[i])) return true;
     return false;
 }
 
@@ -64,19 +64,21 @@ ranking eval_ranking(const char *const *rank, usize n, const char *const *gold, 
 {
     ranking r = {0};
     double  dcg = 0, ideal = 0, found = 0;
-    if (!n_gold) return r;
+    usize   distinct = 0; /* a list that repeats itself, on either side, changes no figure */
+    for (usize i = 0; i < n_gold; i++) distinct += !among(gold[i], gold, i);
+    if (!distinct) return r;
     for (usize i = 0; i < 10; i++) {
-        if (i < n_gold) ideal += 1 / log2((double)i + 2);
-        if (i >= n || !is_gold(rank[i], gold, n_gold)) continue;
+        if (i < distinct) ideal += 1 / log2((double)i + 2);
+        if (i >= n || !among(rank[i], gold, n_gold) || among(rank[i], rank, i)) continue;
         dcg += 1 / log2((double)i + 2);
         found++;
         if (r.mrr10 == 0) r.mrr10 = 1 / (double)(i + 1);
         if (i < 1) r.recall1++;
         if (i < 5) r.recall5++;
     }
-    r.recall1 /= (double)n_gold;
-    r.recall5 /= (double)n_gold;
-    r.recall10 = found / (double)n_gold;
+    r.recall1 /= (double)distinct;
+    r.recall5 /= (double)distinct;
+    r.recall10 = found / (double)distinct;
     r.ndcg10 = dcg / ideal;
     return r;
 }
@@ -108,6 +110,10 @@ double eval_auc(const double *positive, usize n, const double *negative, usize m
 err eval_classes(const int *truth, const int *given, usize n, int classes, classified *out)
 {
     *out = (classified){.n = n, .classes = classes};
+    if (classes < 1) {
+        *out = (classified){0};
+        return err_new(ERR_INPUT, "%d classes, expected at least 1", classes);
+    }
     out->confusion = mem_array(i64, (usize)classes * (usize)classes + 1);
     if (!out->confusion) return err_new(ERR_NOMEM, "out of memory for a confusion table of %d classes", classes);
     i64 right = 0;
@@ -117,14 +123,14 @@ err eval_classes(const int *truth, const int *given, usize n, int classes, class
             *out = (classified){0};
             return err_new(ERR_INPUT, "row %zu: class %d given, %d true, expected 0 to %d", i, given[i], truth[i], classes - 1);
         }
-        out->confusion[truth[i] * classes + given[i]]++;
+        out->confusion[(i64)truth[i] * classes + given[i]]++;
         right += truth[i] == given[i];
     }
     int    seen = 0;
     double f1 = 0;
-    for (int c = 0; c < classes; c++) {
+    for (i64 c = 0; c < classes; c++) {
         i64 both = out->confusion[c * classes + c], row = 0, col = 0;
-        for (int k = 0; k < classes; k++) row += out->confusion[c * classes + k], col += out->confusion[k * classes + c];
+        for (i64 k = 0; k < classes; k++) row += out->confusion[c * classes + k], col += out->confusion[k * classes + c];
         if (row + col == 0) continue;
         seen++;
         f1 += 2 * (double)both / (double)(row + col);
