@@ -11,9 +11,17 @@
 #include "text/text.h"
 
 /* ---- estimated tokens -------------------------------------------------------------------------------------------------------- */
-/* In sixteenths of a token, added up over runs of one kind of character, so that the cost of a text is the sum over its words. */
-enum { UNIT = 16 };
+/* In sixteenths of a token, added up over runs of one kind of character, so that the cost of a text is the sum over its words.
+ * The figures are the 99th percentile of a quantile regression on chunks of Korean and English prose, law, Markdown and code with
+ * the vocabulary of multilingual-e5; on average they are a fifth too high. Byte-level vocabularies made for English take three
+ * times as many tokens for Korean, so this is no estimate for those. */
+enum { UNIT = 16, SPECIAL = 4 /* tokens: what models add around a text, and the spread of short texts */ };
 typedef enum { RUN_NONE, RUN_SPACE, RUN_LATIN, RUN_HANGUL, RUN_DIGIT, RUN_HAN, RUN_MARK, RUN_OTHER } run_kind;
+typedef struct {
+    i64      sum, n; /* n: characters of the run so far */
+    run_kind was;
+    u32      before;
+} meter;
 
 static run_kind kind_of(u32 c)
 {
@@ -29,34 +37,32 @@ static run_kind kind_of(u32 c)
     return text_is_letter(c) || text_is_digit(c) ? RUN_OTHER : RUN_MARK;
 }
 
-/* what a run of n characters of a kind costs */
-static i64 run_cost(run_kind k, i64 n)
+static void meter_add(meter *m, u32 c)
 {
+    run_kind k = kind_of(c);
+    bool first = k != m->was, apart = m->was == RUN_SPACE || m->was == RUN_NONE;
+    m->n = first ? 1 : m->n + 1;
     switch (k) {
-    case RUN_LATIN: return UNIT + (n > 4 ? (n - 4) * 5 : 0);
-    case RUN_HANGUL: return 10 + n * 9;
-    case RUN_DIGIT: return 4 + n * 11;
-    case RUN_HAN: return n * 16;
-    case RUN_MARK: return n * 15;
-    case RUN_OTHER: return n * 18;
-    default: return 0;
+    case RUN_LATIN: m->sum += first ? (apart ? 18 : 28) : (m->n > 4 ? 4 : 0) + (c >= 'A' && c <= 'Z' ? 10 : 0); break;
+    case RUN_HANGUL: m->sum += first ? 16 : 14; break;
+    case RUN_DIGIT: m->sum += first ? (apart ? 15 : 24) : 6; break;
+    case RUN_MARK: m->sum += first ? (apart ? 29 : 7) : c == m->before ? 3 : 11; break;
+    case RUN_HAN:
+    case RUN_OTHER: m->sum += 20; break;
+    default: break;
     }
+    m->was = k;
+    m->before = c;
 }
 
 static i64 cost_of(str s)
 {
-    i64 sum = 0, n = 0;
-    run_kind was = RUN_NONE;
-    for (usize at = 0; at < s.n;) {
-        run_kind k = kind_of(utf8_next(s, &at));
-        if (k != was) sum += run_cost(was, n), n = 0;
-        was = k;
-        n++;
-    }
-    return sum + run_cost(was, n);
+    meter m = {0};
+    for (usize at = 0; at < s.n;) meter_add(&m, utf8_next(s, &at));
+    return m.sum;
 }
 
-i64 split_estimate(str text) { return (cost_of(text) + UNIT - 1) / UNIT; }
+i64 split_estimate(str text) { return SPECIAL + (cost_of(text) + UNIT - 1) / UNIT; }
 
 /* ---- pieces --------------------------------------------------------------------------------------------------------------------- */
 typedef struct {
@@ -120,21 +126,16 @@ static bool cuttable(u32 a, u32 b)
 static usize words_end(str s, i64 limit)
 {
     usize best = 0, cut = 0; /* behind the last whole word, and the last allowed place inside of one, that fit */
-    i64 sum = 0, n = 0;
-    run_kind was = RUN_NONE;
-    u32 before = ' ';
+    meter m = {0};
     for (usize at = 0; at < s.n;) {
         usize here = at;
-        u32 c = utf8_next(s, &at);
-        run_kind k = kind_of(c);
-        if (k != was) sum += run_cost(was, n), n = 0;
-        if (k == RUN_SPACE && was != RUN_SPACE && here) best = here, cut = 0;
-        else if (k != RUN_SPACE && here && cuttable(before, c)) cut = here;
-        was = k, before = c;
-        n++;
-        if (sum + run_cost(k, n) <= limit) continue;
-        if (best) return best;
-        if (cut) return cut;
+        u32 before = m.before, c = utf8_next(s, &at);
+        run_kind was = m.was;
+        meter_add(&m, c);
+        if (m.was == RUN_SPACE && was != RUN_SPACE && here) best = here, cut = 0;
+        else if (m.was != RUN_SPACE && here && cuttable(before, c)) cut = here;
+        if (m.sum <= limit) continue;
+        if (best || cut) return best ? best : cut;
         for (; at < s.n; at = here) { /* too long and in one piece: to its end, or the first place that allows it */
             here = at;
             u32 d = utf8_next(s, &here);
@@ -274,7 +275,7 @@ static err whole(const pieces *ps, range **chunks, usize *n)
 
 err split_document(const loaded *d, i64 max_tokens, range **chunks, usize *n)
 {
-    pieces ps = {.s = {d->text, d->text_len}, .budget = max_tokens * UNIT};
+    pieces ps = {.s = {d->text, d->text_len}, .budget = i64_max(max_tokens - SPECIAL, 1) * UNIT};
     *chunks = NULL, *n = 0;
     if (max_tokens <= 0) return whole(&ps, chunks, n);
     err bad = cut_blocks(&ps, d);
@@ -330,7 +331,7 @@ static void above_step(split_above *a)
 
 static void context_line(buf *out, str line, i64 *left)
 {
-    i64 cost = split_estimate(line);
+    i64 cost = cost_of(line) / UNIT + 1;
     if (!line.n || cost > *left) return;
     *left -= cost;
     if (out->n) buf_byte(out, '\n');
