@@ -1,0 +1,323 @@
+/* rag/answer.c - a question against a collection, answered with citations or refused.
+ *
+ * Retrieve, cut the passages into units, judge whether they answer at all; then quote (no model) or let the model write, align
+ * every sentence, and judge again with what writing showed: how sure the model was of its least sure token, and how much of
+ * what it wrote is in the text. Refusing is decided here and never by the model.
+ *
+ * The weights are fixed; thresholds are the collection's own (calibrate.c), else the defaults below.
+ * Not here: conversations. Every question stands by itself. */
+#include "rag/answer.h"
+#include <math.h>
+
+enum { PASSAGES = 4, TOKENS = 160, SENTENCES = 2, MOST_SENTENCES = 3, REPEAT_BYTES = 24 };
+
+/* Judged by retrieval: see calibrate.c for how they were fitted and what they cost. */
+static const double DEFAULT_THRESHOLD = 0.35, DEFAULT_BEFORE_MODEL = 0.08, DEFAULT_AFTER = 0.5;
+
+static const err no_memory = {ERR_NOMEM, "out of memory"};
+
+static double logistic(double x) { return 1 / (1 + exp(-x)); }
+
+/* ---- answerability ------------------------------------------------------------------------------------------------------------------------- */
+float answerable_of(const signals *s)
+{
+    double x = -3.2 + 2.6 * (double)s->passage + 3.0 * (double)s->sentence + 1.5 * (double)s->share;
+    if (s->dense) x += 14 * ((double)s->cosine - 0.84);
+    return (float)logistic(x);
+}
+
+float answerable_with(float before, const evidence *e)
+{
+    double p = before < 0.01f ? 0.01 : before > 0.99f ? 0.99 : (double)before, least = e->least < -5 ? -5 : (double)e->least;
+    double x = 0.5 * log(p / (1 - p)) + 1.5 * (least + 1.2) + 2.0 * ((double)e->verified - 0.5) + 1.0 * ((double)e->support - 0.5);
+    return (float)logistic(x);
+}
+
+float answerable_before(collection *c, const char *question, const hits *h)
+{
+    keyword_index *k;
+    units          u = {0};
+    signals        s;
+    float          p = 0;
+    if (!collection_keyword(c, &k).code && !units_of(c, h, PASSAGES, &u).code && !units_score(k, NULL, question, h, &u, &s).code) p = answerable_of(&s);
+    units_free(&u);
+    return p;
+}
+
+static err threshold_of(collection *c, const char *key, double otherwise, double *out)
+{
+    char *text = NULL;
+    *out = otherwise;
+    err bad = collection_meta_get(c, key, &text);
+    double v;
+    if (!bad.code && text && str_f64(str_of(text), &v) && v >= 0 && v <= 1) *out = v;
+    mem_free(text);
+    return bad;
+}
+
+/* ---- retrieval ------------------------------------------------------------------------------------------------------------------------------- */
+static bool is_hidden(const hit *h, const hidden *x)
+{
+    return x && !strcmp(h->document, x->document) && (x->all || (h->start < x->end && h->end > x->start));
+}
+
+static void hide(hits *h, const hidden *x, usize most)
+{
+    usize n = 0;
+    for (usize i = 0; i < h->n; i++) {
+        if (n < most && !is_hidden(&h->h[i], x)) {
+            hit keep = h->h[i];
+            h->h[i] = h->h[n];
+            h->h[n++] = keep;
+        }
+    }
+    for (usize i = n; i < h->n; i++) {
+        mem_free(h->h[i].document);
+        mem_free(h->h[i].title);
+        mem_free(h->h[i].text);
+    }
+    h->n = n;
+    for (usize i = 0; x && i < n; i++)
+        if (!i || h->h[i].cosine > h->top_cosine) h->top_cosine = h->h[i].cosine;
+}
+
+static err retrieve(collection *c, const char *question, const ask_opts *o, const hidden *x, hits *h, units *u, signals *s)
+{
+    keyword_index *k;
+    search_opts    so = o->search;
+    int            most = o->passages > 0 ? o->passages : PASSAGES;
+    so.k = so.k > most ? so.k : most;
+    if (x) so.k += 60;
+    TRY(collection_search(c, question, &so, h));
+    hide(h, x, (usize)(so.k - (x ? 60 : 0)));
+    TRY(collection_keyword(c, &k));
+    TRY(units_of(c, h, (usize)most, u));
+    return units_score(k, so.embedder, question, h, u, s);
+}
+
+/* ---- writing --------------------------------------------------------------------------------------------------------------------------------- */
+typedef struct {
+    const ask_opts *o;
+    buf    text;
+    double sum;
+    float  least;
+    i64    n;
+    bool   done;                            /* enough: repetition, or sentences */
+} writing;
+
+/* the last words have been said before, word by word */
+static bool repeats(const buf *b)
+{
+    if (b->n < 2 * REPEAT_BYTES) return false;
+    str all = buf_view(b), tail = {all.p + all.n - REPEAT_BYTES, REPEAT_BYTES};
+    return str_find((str){all.p, all.n - REPEAT_BYTES}, tail, 0) >= 0;
+}
+
+static usize sentences_in(str s)
+{
+    usize n = 0;
+    for (usize at = 0; at < s.n; n++) {
+        usize end = text_sentence_end(s, at);
+        if (end <= at) break;
+        at = end;
+    }
+    return n;
+}
+
+static err write_token(void *ctx, const gen_token *t)
+{
+    writing *w = ctx;
+    str      s = t->text;
+    if (w->done) return err_new(ERR_CANCELLED, "the answer is complete");
+    if (!w->text.n)                         /* templates and plain prompts begin with a space or a line end */
+        while (s.n && strchr(" \n", s.p[0])) s.p++, s.n--;
+    buf_str(&w->text, s);
+    w->sum += (double)t->logprob;
+    if (!w->n || t->logprob < w->least) w->least = t->logprob;
+    w->n++;
+    if (s.n && w->o->stream) TRY(w->o->stream(w->o->ctx, s));
+    w->done = repeats(&w->text) || (s.n && sentences_in(buf_view(&w->text)) > MOST_SENTENCES);
+    return w->done ? err_new(ERR_CANCELLED, "the answer is complete") : buf_error(&w->text);
+}
+
+static err write_answer(const ask_opts *o, const char *question, const hits *h, const units *u, writing *w, answer *a)
+{
+    static const char *const stops[] = {"\n\n", "\n질문:", "\nQuestion:", "\n자료", "\nPassages"};
+    session   *s = o->session;
+    ids        prompt = {0};
+    gen_result r = {0};
+    i64        most = o->max_tokens > 0 ? o->max_tokens : TOKENS;
+    err        bad = augment_prompt(engine_model(o->model), question, h, u, most, &prompt);
+    if (!bad.code && !s) bad = session_open(&s, o->model, 0);
+    if (!bad.code) {
+        gen_request q = {.ids = prompt.id, .n = prompt.n, .max_tokens = most, .sample = {.top_p = 1, .repeat_penalty = 1}, .stop = stops, .n_stop = COUNT_OF(stops), .token = write_token, .ctx = w, .cancel = o->cancel};
+        bad = session_generate(s, &q, &r);
+        if (bad.code == ERR_CANCELLED && w->done) bad = OK;
+        if (!bad.code && r.finish == FINISH_CANCELLED && !w->done) bad = err_new(ERR_CANCELLED, "interrupted");
+    }
+    a->prompt_tokens = (i64)prompt.n, a->tokens = w->n;
+    a->prefill_s = r.prefill_s, a->decode_s = r.decode_s;
+    if (s != o->session) session_close(s);
+    ids_free(&prompt);
+    return bad;
+}
+
+/* What stopped for repeating keeps its whole sentences. */
+static void tidy(buf *b, bool cut)
+{
+    usize end = 0, at = 0;
+    str   s = buf_view(b);
+    while (cut && at < s.n) {
+        usize next = text_sentence_end(s, at);
+        if (next <= at || (next == s.n && !strchr(".!?", s.p[s.n - 1]))) break;
+        at = end = next;
+    }
+    if (cut && end) b->n = end;
+    while (b->n && strchr(" \n", b->p[b->n - 1])) b->n--;
+    if (b->p) b->p[b->n] = 0;
+}
+
+static err align_all(const citer *k, str text, answer *a, evidence *e)
+{
+    usize verified = 0, cap = 0;
+    float sum = 0;
+    for (usize at = 0; at < text.n;) {
+        usize end = text_sentence_end(text, at);
+        if (end <= at) end = text.n;
+        str s = str_trim((str){text.p + at, end - at});
+        at = end;
+        if (!s.n) continue;
+        float           support;
+        answer_sentence one;
+        TRY(cite_align(k, s, &one, &support));
+        if (!VEC_PUSH(a->s, a->n_s, cap, one)) return answer_sentence_clear(&one), no_memory;
+        verified += one.verified;
+        sum += one.verified ? support : 0;
+    }
+    e->verified = a->n_s ? (float)verified / (float)a->n_s : 0;
+    e->support = verified ? sum / (float)verified : 0;
+    return OK;
+}
+
+static err generate(collection *c, const char *question, const ask_opts *o, const units *u, answer *a)
+{
+    writing        w = {.o = o};
+    evidence       e = {0};
+    keyword_index *k;
+    err            bad = write_answer(o, question, &a->passages, u, &w, a);
+    if (!bad.code) tidy(&w.text, w.done);
+    if (!bad.code) bad = collection_keyword(c, &k);
+    if (!bad.code) {
+        citer by = {.c = c, .k = k, .passages = &a->passages, .u = u, .question = question};
+        bad = align_all(&by, buf_view(&w.text), a, &e);
+    }
+    a->generated = true;
+    a->least_logprob = e.least = w.least;
+    a->mean_logprob = e.mean = w.n ? (float)(w.sum / (double)w.n) : 0;
+    a->answerable_after = w.n ? answerable_with(a->answerable, &e) : 0;
+    a->text = buf_take(&w.text);
+    if (!bad.code && !a->text && !(a->text = mem_strdup(""))) bad = no_memory;
+    buf_free(&w.text);
+    return bad;
+}
+
+/* ---- refusing ---------------------------------------------------------------------------------------------------------------------------------- */
+static void forget_answer(answer *a)
+{
+    for (usize i = 0; i < a->n_s; i++) answer_sentence_clear(&a->s[i]);
+    mem_free(a->s);
+    mem_free(a->text);
+    a->s = NULL, a->n_s = 0, a->text = NULL;
+}
+
+static const char *nothing(const char *question)
+{
+    return question_korean(str_of(question)) ? "문서에서 답을 찾을 수 없습니다." : "The documents do not answer this.";
+}
+
+static err refuse(answer *a, const char *question, buf *reason)
+{
+    forget_answer(a);
+    a->refused = true;
+    a->text = mem_strdup(nothing(question));
+    err bad = buf_error(reason);
+    a->reason = buf_take(reason);
+    return bad.code ? bad : a->text && a->reason ? OK : no_memory;
+}
+
+static err refuse_before(answer *a, const char *question, const signals *s)
+{
+    buf r = {0};
+    if (!a->passages.n) buf_puts(&r, L("찾은 글이 없습니다", "nothing was found"));
+    else {
+        buf_fmt(&r, L("검색 신호 %.2f < 기준 %.2f: 가장 가까운 글이 질문 낱말의 %.0f %%, 문장이 %.0f %%를 담고 있습니다", "retrieval signal %.2f < threshold %.2f: the best passage holds %.0f %% of the question's words, the best sentence %.0f %%"),
+                (double)a->answerable, a->threshold, 100 * (double)s->passage, 100 * (double)s->sentence);
+        if (s->dense) buf_fmt(&r, L(", 코사인 %.2f", ", cosine %.2f"), (double)s->cosine);
+    }
+    return refuse(a, question, &r);
+}
+
+static err refuse_after(answer *a, const char *question)
+{
+    buf   r = {0};
+    usize verified = 0;
+    for (usize i = 0; i < a->n_s; i++) verified += a->s[i].verified;
+    buf_fmt(&r, L("쓴 답의 신호 %.2f < 기준 %.2f: 가장 불확실한 토큰의 로그확률 %.2f, 확인된 문장 %zu/%zu, 검색 신호 %.2f", "signal after writing %.2f < threshold %.2f: least token log-probability %.2f, %zu of %zu sentences verified, retrieval signal %.2f"),
+            (double)a->answerable_after, a->threshold_after, (double)a->least_logprob, verified, a->n_s, (double)a->answerable);
+    return refuse(a, question, &r);
+}
+
+/* ---- the call ----------------------------------------------------------------------------------------------------------------------------------- */
+static err thresholds(collection *c, const ask_opts *o, answer *a)
+{
+    TRY(threshold_of(c, o->model ? META_THRESHOLD_BEFORE_MODEL : META_THRESHOLD, o->model ? DEFAULT_BEFORE_MODEL : DEFAULT_THRESHOLD, &a->threshold));
+    TRY(threshold_of(c, META_THRESHOLD_AFTER, DEFAULT_AFTER, &a->threshold_after));
+    if (o->threshold_given && o->model) a->threshold_after = o->threshold, a->threshold = o->threshold < a->threshold ? o->threshold : a->threshold;
+    else if (o->threshold_given) a->threshold = o->threshold;
+    return OK;
+}
+
+static err extract(collection *c, const char *question, const ask_opts *o, const units *u, answer *a)
+{
+    TRY(extract_answer(c, u, &a->passages, o->sentences > 0 ? o->sentences : SENTENCES, a));
+    if (a->n_s) return OK;
+    mem_free(a->text);                      /* asked to answer always, and there is nothing to quote */
+    return (a->text = mem_strdup(nothing(question))) ? OK : no_memory;
+}
+
+static err ask(collection *c, const char *question, const ask_opts *o, const hidden *x, units *u, answer *a)
+{
+    signals s = {0};
+    double  start = clock_s();
+    TRY(thresholds(c, o, a));
+    TRY(retrieve(c, question, o, x, &a->passages, u, &s));
+    a->search_s = clock_s() - start;
+    a->answerable = a->answerable_after = a->passages.n ? answerable_of(&s) : 0;
+    if (!o->always_answer && (!a->passages.n || (double)a->answerable < a->threshold)) return refuse_before(a, question, &s);
+    if (!o->model) return extract(c, question, o, u, a);
+    TRY(generate(c, question, o, u, a));
+    if (!o->always_answer && (double)a->answerable_after < a->threshold_after) return refuse_after(a, question);
+    return OK;
+}
+
+err answer_ask(collection *c, const char *question, const ask_opts *o, const hidden *x, answer *a)
+{
+    units u = {0};
+    *a = (answer){0};
+    if (o->threshold_given && !(o->threshold >= 0 && o->threshold <= 1)) return err_new(ERR_INPUT, "threshold %g: expected 0 to 1", o->threshold);
+    err bad = ask(c, question, o, x, &u, a);
+    units_free(&u);
+    if (bad.code) answer_free(a);
+    return bad;
+}
+
+err collection_ask(collection *c, const char *question, const ask_opts *o, answer *a) { return answer_ask(c, question, o, NULL, a); }
+
+void answer_free(answer *a)
+{
+    if (!a) return;
+    forget_answer(a);
+    mem_free(a->reason);
+    hits_free(&a->passages);
+    *a = (answer){0};
+}

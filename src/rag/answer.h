@@ -1,0 +1,89 @@
+/* rag/answer.h - inside of answering: what units.c, claims.c, cite.c, extract.c, augment.c, answer.c and calibrate.c share.
+ *
+ * A unit is the smallest thing that can be cited: a sentence, a list item, a row of a table. Every part of answering works on
+ * the same units: the prompt shows them, extraction quotes them, alignment cites them. A claim is what must not be wrong in an
+ * answer: a figure with its unit of measure, a name, a code. */
+#ifndef MARU_RAG_ANSWER_H
+#define MARU_RAG_ANSWER_H
+#include "rag/rag.h"
+#include "text/text.h"
+
+/* ---- claims (claims.c) ------------------------------------------------------------------------------------------------------- */
+typedef enum { CLAIM_FIGURE, CLAIM_NAME } claim_kind;
+typedef struct {
+    u64 hash;                               /* of the value, or of the folded name */
+    u16 measure;                            /* of a figure: 0 none or unknown */
+    u8  kind;
+    bool code;                              /* a name with digits, or all capitals */
+} claim;
+typedef struct { claim *c; usize n, cap; } claims;
+/* source: a text that claims are looked for in: all its words are names, Korean numerals are figures too */
+err  claims_of(str text, bool source, claims *out);
+bool claims_hold(const claims *source, const claim *);
+void claims_free(claims *);
+
+/* ---- units (units.c) ----------------------------------------------------------------------------------------------------------- */
+typedef struct { u64 *h; usize n; } term_set; /* sorted, each once, field 0; arena */
+typedef struct {
+    int      passage;                       /* of hits */
+    u32      start, end;                    /* canonical code points of its document */
+    str      text;                          /* canonical[start,end); arena */
+    u8       kind;                          /* block_kind */
+    bool     joined;                        /* goes on where the unit before ends: only white space between them */
+    i32      header;                        /* the unit with the column names of this row, or -1 */
+    str      above;                         /* title and headings over it, a line each; arena */
+    term_set own, around;                   /* its terms; those of what is above it and of its header */
+    claims   facts;
+    float    cover, cosine, score;          /* by units_score */
+} unit;
+typedef struct {
+    arena *mem;
+    unit  *u; usize n, cap;
+} units;
+/* Units of the first `most` passages in their order; headers that lie outside a passage are units of it too (passage -1). */
+err  units_of(collection *, const hits *, usize most, units *out);
+void units_free(units *);
+err  term_set_of(arena *, str text, bool query, term_set *out);
+bool term_set_has(const term_set *, u64 hash);
+
+/* ---- scores of units for a question (extract.c) -------------------------------------------------------------------------------- */
+typedef struct {
+    float passage, sentence;                /* idf coverage of the question by the best passage and by the best unit with its headings */
+    float share;                            /* BM25 over idf mass of the best passage */
+    float cosine, rise;                     /* best unit's cosine; best passage's above the mean. 0 without an embedder */
+    bool  dense;
+} signals;
+bool question_korean(str question);
+bool question_asks_figure(str question);
+/* cover, cosine (with an embedder) and score of every unit; the signals for answerability */
+err  units_score(keyword_index *, engine *embedder, const char *question, const hits *, units *, signals *);
+float answerable_of(const signals *);       /* logistic, [0,1] */
+err  extract_answer(collection *, const units *, const hits *, int sentences, answer *);
+
+/* ---- alignment (cite.c) --------------------------------------------------------------------------------------------------------- */
+typedef struct {
+    collection    *c;
+    keyword_index *k;
+    const hits    *passages;
+    const units   *u;
+    const char    *question;                /* or NULL: its words count as given */
+} citer;
+err  cite_align(const citer *, str sentence, answer_sentence *out, float *support /* share of the sentence that the spans carry */);
+err  cite_range(collection *, const hits *, int passage, u32 start, u32 end, citation *out);
+void answer_sentence_clear(answer_sentence *);
+
+/* ---- the prompt (augment.c) ------------------------------------------------------------------------------------------------------ */
+err  augment_prompt(const model *, const char *question, const hits *, const units *, i64 max_tokens, ids *out);
+
+/* ---- thresholds (answer.c) ------------------------------------------------------------------------------------------------------- */
+#define META_THRESHOLD "threshold"
+#define META_THRESHOLD_BEFORE_MODEL "threshold_before_model" /* a low bar: the model is asked in doubt */
+#define META_THRESHOLD_AFTER "threshold_after"
+typedef struct {
+    float least, mean;                      /* token log-probabilities */
+    float verified, support;                /* share of sentences, mean support of the cited spans */
+} evidence;
+float answerable_with(float before, const evidence *); /* [0,1] */
+typedef struct { const char *document; u32 start, end; bool all; } hidden; /* a place, or a whole document, that is taken for absent */
+err answer_ask(collection *, const char *question, const ask_opts *, const hidden * /* or NULL */, answer *);
+#endif

@@ -1,0 +1,255 @@
+/* rag/extract.c - which sentences of the passages answer a question, and how far they do, without a language model.
+ *
+ * A unit's score is the idf-weighted share of the question's words that it holds (those only in its headings and column names
+ * count less) plus its vector's nearness, stretched over the units, when there is an embedder: words alone are as good for the
+ * first sentence where the question repeats the text, nearness finds what is said in other words. A question for a figure
+ * prefers units that have one which the question did not bring.
+ *
+ * Not here: composing. Sentences are quoted as they stand. */
+#include "rag/answer.h"
+#include <math.h>
+#include <stdlib.h>
+
+static const float AROUND = 0.6f /* a word in the headings */, FIGURE = 0.15f, NEARNESS = 1.0f, PASSAGE = 0.25f;
+enum { EMBED_MOST = 40, CONTEXT_CHARS = 160 };
+
+static const err no_memory = {ERR_NOMEM, "out of memory"};
+
+bool question_korean(str q)
+{
+    usize hangul = 0, letters = 0;
+    for (usize at = 0; at < q.n;) {
+        u32 c = utf8_next(q, &at);
+        hangul += text_is_hangul(c);
+        letters += text_is_letter(c);
+    }
+    return hangul * 5 >= letters && hangul;
+}
+
+/* by the interrogatives of both languages that ask for a number, an amount or a time */
+bool question_asks_figure(str q)
+{
+    static const char *const asks[] = {"며칠", "몇", "얼마", "언제", "how many", "how much", "how long", "how often", "how fast", "how soon", "how far", "how old", "how large", "how big", "how high", "when ", "what time",
+                                       "what percent", "what price", "what date"};
+    buf  low = {0};
+    bool found = false;
+    if (!text_lower(&low, q).code)
+        for (usize i = 0; i < COUNT_OF(asks); i++) found |= str_find(buf_view(&low), str_of(asks[i]), 0) >= 0;
+    buf_free(&low);
+    return found;
+}
+
+/* ---- scores ----------------------------------------------------------------------------------------------------------------------------- */
+typedef struct {
+    keyword_index *k;
+    term_set       asked;
+    float         *idf, mass;
+    claims         given;
+    bool           figure;
+} asking;
+
+static err asking_begin(asking *a, keyword_index *k, str question, arena *mem)
+{
+    *a = (asking){.k = k, .figure = question_asks_figure(question)};
+    TRY(term_set_of(mem, question, true, &a->asked));
+    TRY(claims_of(question, true, &a->given));
+    a->idf = arena_take(mem, (a->asked.n + 1) * sizeof(float));
+    if (!a->idf) return no_memory;
+    for (usize i = 0; i < a->asked.n; i++) a->mass += a->idf[i] = keyword_idf(k, a->asked.h[i]);
+    return OK;
+}
+
+static void cover_unit(const asking *a, unit *u)
+{
+    float found = 0;
+    for (usize i = 0; i < a->asked.n; i++) {
+        if (term_set_has(&u->own, a->asked.h[i])) found += a->idf[i];
+        else if (term_set_has(&u->around, a->asked.h[i])) found += AROUND * a->idf[i];
+    }
+    u->cover = a->mass > 0 ? found / a->mass : 0;
+}
+
+static bool has_new_figure(const asking *a, const unit *u)
+{
+    for (usize i = 0; i < u->facts.n; i++)
+        if (u->facts.c[i].kind == CLAIM_FIGURE && !claims_hold(&a->given, &u->facts.c[i])) return true;
+    return false;
+}
+
+/* a unit as it is embedded: what stands above it, its column names, itself */
+static err embedded_text(const units *us, const unit *u, buf *out)
+{
+    str    above = u->above;
+    i64    nl;
+    while ((nl = str_find(above, S("\n"), 0)) >= 0 && utf8_count(above) > CONTEXT_CHARS) above.p += nl + 1, above.n -= (usize)nl + 1;
+    buf_str(out, above);
+    buf_byte(out, '\n');
+    if (u->header >= 0 && &us->u[u->header] != u) {
+        buf_str(out, us->u[u->header].text);
+        buf_byte(out, '\n');
+    }
+    buf_str(out, u->text);
+    return buf_error(out);
+}
+
+static int by_cover(const void *x, const void *y)
+{
+    const unit *a = *(unit *const *)x, *b = *(unit *const *)y;
+    return a->score != b->score ? (a->score > b->score ? -1 : 1) : (a > b) - (a < b);
+}
+
+static err embed_texts(engine *e, str *text, usize n, const char *question, unit **pick)
+{
+    i64    dim = engine_dim(e);
+    str    q = str_of(question);
+    float *v = mem_array(float, (usize)dim * (n + 1));
+    if (!v) return no_memory;
+    err bad = engine_embed(e, &q, 1, EMBED_QUERY, WINDOW_MEAN, v + (usize)dim * n, NULL, NULL);
+    if (!bad.code) bad = engine_embed(e, text, n, EMBED_PASSAGE, WINDOW_FIRST, v, NULL, NULL);
+    for (usize i = 0; !bad.code && i < n; i++) {
+        float dot = 0;
+        for (i64 k = 0; k < dim; k++) dot += v[(usize)dim * i + (usize)k] * v[(usize)dim * n + (usize)k];
+        pick[i]->cosine = dot;
+    }
+    mem_free(v);
+    return bad;
+}
+
+/* cosines of the most promising units; the others keep 0 */
+static err cosines(const units *us, engine *e, const char *question)
+{
+    unit **pick = mem_array(unit *, us->n + 1);
+    str   *text = mem_array(str, EMBED_MOST);
+    buf    b[EMBED_MOST] = {0};
+    usize  n = 0;
+    err    bad = pick && text ? OK : no_memory;
+    for (usize i = 0; !bad.code && i < us->n; i++)
+        if (us->u[i].passage >= 0 && us->u[i].kind != BLOCK_HEADING) pick[n++] = &us->u[i];
+    if (!bad.code) qsort(pick, n, sizeof *pick, by_cover);
+    if (n > EMBED_MOST) n = EMBED_MOST;
+    for (usize i = 0; !bad.code && i < n; i++) {
+        bad = embedded_text(us, pick[i], &b[i]);
+        text[i] = buf_view(&b[i]);
+    }
+    if (!bad.code && n) bad = embed_texts(e, text, n, question, pick);
+    for (usize i = 0; i < COUNT_OF(b); i++) buf_free(&b[i]);
+    mem_free(pick);
+    mem_free(text);
+    return bad;
+}
+
+static void add_nearness(units *us)
+{
+    float least = 2, best = -2;
+    for (usize i = 0; i < us->n; i++) {
+        float c = us->u[i].cosine;
+        if (c == 0) continue;
+        if (c < least) least = c;
+        if (c > best) best = c;
+    }
+    for (usize i = 0; i < us->n; i++)
+        if (us->u[i].cosine != 0 && best > least) us->u[i].score += NEARNESS * (us->u[i].cosine - least) / (best - least);
+}
+
+/* coverage and BM25 share of the best hit; the search is kept to the hits, so filters stay in force */
+typedef struct { const hits *h; } among;
+static bool is_hit(void *ctx, i64 chunk, i64 of)
+{
+    const hits *h = ((among *)ctx)->h;
+    (void)of;
+    for (usize i = 0; i < h->n; i++)
+        if (h->h[i].chunk == chunk) return true;
+    return false;
+}
+
+static err passage_signals(keyword_index *k, str question, const hits *h, signals *s)
+{
+    keyword_hit  *found;
+    usize         n;
+    among         a = {h};
+    search_filter only = {is_hit, &a};
+    TRY(keyword_search(k, question, &only, h->n ? h->n : 1, &found, &n));
+    for (usize i = 0; i < n; i++) {
+        if (found[i].coverage > s->passage) s->passage = found[i].coverage;
+        if (found[i].share > s->share) s->share = found[i].share;
+    }
+    mem_free(found);
+    return OK;
+}
+
+err units_score(keyword_index *k, engine *embedder, const char *question, const hits *h, units *us, signals *s)
+{
+    asking a;
+    str    q = str_of(question);
+    *s = (signals){0};
+    err bad = asking_begin(&a, k, q, us->mem);
+    for (usize i = 0; !bad.code && i < us->n; i++) {
+        unit *u = &us->u[i];
+        cover_unit(&a, u);
+        u->cosine = 0;
+        u->score = u->cover + (u->passage < 0 ? 0 : PASSAGE * h->h[u->passage].score / (h->h[0].score > 0 ? h->h[0].score : 1));
+        if (a.figure && has_new_figure(&a, u)) u->score += FIGURE;
+    }
+    if (!bad.code && embedder) bad = cosines(us, embedder, question);
+    if (!bad.code) bad = passage_signals(k, q, h, s);
+    if (!bad.code && embedder) add_nearness(us);
+    for (usize i = 0; !bad.code && i < us->n; i++) {
+        if (us->u[i].passage < 0) continue;
+        if (us->u[i].cover > s->sentence) s->sentence = us->u[i].cover;
+        if (us->u[i].cosine > s->cosine) s->cosine = us->u[i].cosine, s->dense = true;
+    }
+    if (h->top_cosine > 0) s->rise = h->top_cosine - h->mean_cosine;
+    claims_free(&a.given);
+    return bad;
+}
+
+/* ---- quoting ------------------------------------------------------------------------------------------------------------------------------ */
+static err quote_unit(collection *c, const unit *u, const hits *h, answer *a)
+{
+    answer_sentence *s = &a->s[a->n_s++];
+    buf              line = {0};
+    bool             space = false;
+    for (usize i = 0; i < u->text.n; i++) { /* on one line: the quote keeps the text as it is */
+        char x = u->text.p[i];
+        if (x == ' ' || x == '\n' || x == '\t') {
+            space = true;
+            continue;
+        }
+        if (space && line.n) buf_byte(&line, ' ');
+        space = false;
+        buf_byte(&line, x);
+    }
+    s->text = buf_take(&line);
+    s->c = mem_array(citation, 1);
+    if (!s->text || !s->c) return no_memory;
+    s->n = 1, s->verified = true;
+    return cite_range(c, h, u->passage, u->start, u->end, &s->c[0]);
+}
+
+err extract_answer(collection *c, const units *us, const hits *h, int sentences, answer *a)
+{
+    unit **pick = mem_array(unit *, us->n + 1);
+    usize  n = 0;
+    buf    text = {0};
+    if (!pick) return no_memory;
+    for (int headings = 0; headings < 2 && !n; headings++) /* headings only when there is nothing else */
+        for (usize i = 0; i < us->n; i++) {
+            bool names = false;
+            for (usize r = 0; r < us->n; r++) names |= us->u[r].header == (i32)i;
+            if (us->u[i].passage >= 0 && (headings || (us->u[i].kind != BLOCK_HEADING && !names))) pick[n++] = &us->u[i];
+        }
+    qsort(pick, n, sizeof *pick, by_cover);
+    if (n > (usize)sentences) n = (usize)sentences;
+    a->s = mem_array(answer_sentence, n + 1);
+    err bad = a->s ? OK : no_memory;
+    for (usize i = 0; i < n && !bad.code; i++) {
+        bad = quote_unit(c, pick[i], h, a);
+        if (bad.code) break;
+        if (text.n) buf_byte(&text, '\n');
+        buf_puts(&text, a->s[i].text);
+    }
+    mem_free(pick);
+    a->text = buf_take(&text);
+    if (!bad.code && !a->text && !(a->text = mem_strdup(""))) bad = no_memory;
+    return bad;
+}

@@ -1,0 +1,358 @@
+/* rag/units.c - the passages of a question as units: sentences, list items, rows.
+ *
+ * Tables, lists and CSV say what a unit is. A PDF says only where words stand: lines at one height are the cells of a row,
+ * a line that reaches the right margin without ending a sentence goes on in the next. Rows remember the row of column names
+ * above them and every unit the headings above it, because a row by itself rarely tells what it is about.
+ *
+ * Not here: rows whose cells have several lines. */
+#include "rag/answer.h"
+#include <stdlib.h>
+
+enum { BEFORE = 80 /* blocks before a passage that are looked through for a table's header */, LEVELS = 7 };
+typedef struct {
+    u32   start, end;                       /* code points */
+    usize from, to;                         /* bytes */
+    u8    kind, level;
+    u32   page;
+    float x1, y0, height;                   /* height 0: no place on a page */
+} piece;
+typedef struct {
+    const loaded *d;
+    const hit    *h;
+    units        *out;
+    int           passage;
+    piece        *p; usize n, cap;
+    usize         last;                     /* byte where the last unit of this passage ended */
+    i32           header;                   /* unit with the names of the rows now coming, or -1 */
+    piece         names; bool has_names;    /* what will be that unit when a row inside wants it */
+    bool          headed;                   /* the format tells headings; else they are guessed */
+    str           heading[LEVELS];
+    str           above;
+} cutter;
+
+static const err no_memory = {ERR_NOMEM, "out of memory"};
+
+static bool has_word(str s)
+{
+    for (usize at = 0; at < s.n;) {
+        u32 c = utf8_next(s, &at);
+        if (text_is_letter(c) || text_is_digit(c)) return true;
+    }
+    return false;
+}
+
+/* ---- headings ------------------------------------------------------------------------------------------------------------------- */
+static str label(str s)                     /* without the marks of Markdown */
+{
+    s = str_trim(s);
+    while (s.n && s.p[0] == '#') s.p++, s.n--;
+    return str_trim(s);
+}
+
+static err set_heading(cutter *k, int level, str text)
+{
+    buf b = {0};
+    for (int i = level; i < LEVELS; i++) k->heading[i] = (str){0};
+    text = label(text);
+    k->heading[level] = (str){arena_str(k->out->mem, text.p, text.n), text.n};
+    if (k->d->title) buf_puts(&b, k->d->title);
+    for (int i = 0; i < LEVELS; i++) {
+        if (!k->heading[i].n || str_eq(k->heading[i], str_of(k->d->title))) continue;
+        if (b.n) buf_byte(&b, '\n');
+        buf_str(&b, k->heading[i]);
+    }
+    k->above = (str){arena_str(k->out->mem, buf_cstr(&b), b.n), b.n};
+    bool good = !b.bad && k->above.p && k->heading[level].p;
+    buf_free(&b);
+    return good ? OK : no_memory;
+}
+
+/* A short line that ends no sentence stands over what follows. The two last are kept: a page's running head would drive out the only one. */
+static err guess_heading(cutter *k, str text)
+{
+    usize n = utf8_count(text), letters = 0;
+    for (usize at = 0; at < text.n;) letters += text_is_letter(utf8_next(text, &at));
+    if (n > 60 || letters < 3 || strchr(".!?:;,", text.p[text.n - 1]) || str_ends(text, S("다")) || str_ends(text, S("요")) || str_ends(text, S("\xE3\x80\x82"))) return OK;
+    if (str_eq(text, str_of(k->d->title)) || str_eq(text, k->heading[2])) return OK;
+    if (k->heading[2].n) {
+        str old = k->heading[2];
+        TRY(set_heading(k, 1, old));
+    }
+    return set_heading(k, 2, text);
+}
+
+/* ---- giving units out ---------------------------------------------------------------------------------------------------------- */
+static bool only_space(str s)
+{
+    for (usize at = 0; at < s.n;)
+        if (!text_is_space(utf8_next(s, &at))) return false;
+    return true;
+}
+
+/* *index: the new unit, -1 when it lies outside the passage (and `keep` does not want it all the same) or has no word */
+static err give(cutter *k, usize from, usize to, u32 start, u8 kind, bool keep, i32 *index)
+{
+    str all = {k->d->text, k->d->text_len};
+    *index = -1;
+    while (from < to) {                     /* white space at the ends belongs to nobody */
+        usize next = from;
+        if (!text_is_space(utf8_next(all, &next))) break;
+        from = next, start++;
+    }
+    while (to > from && strchr(" \t\n", all.p[to - 1])) to--;
+    str text = {all.p + from, to - from};
+    if (!has_word(text)) return OK;
+    u32  end = start + (u32)utf8_count(text);
+    bool inside = start < k->h->end && end > k->h->start;
+    if (kind == BLOCK_TEXT && !k->headed) TRY(guess_heading(k, text));
+    if (!inside && !keep) return OK;
+    char *copy = arena_str(k->out->mem, text.p, text.n);
+    if (!copy) return no_memory;
+    bool joined = inside && k->last && k->last <= from && only_space((str){all.p + k->last, from - k->last});
+    unit u = {.passage = inside ? k->passage : -1, .start = start, .end = end, .text = {copy, text.n}, .kind = kind, .joined = joined, .header = -1, .above = k->above};
+    if (inside) k->last = to;
+    *index = (i32)k->out->n;
+    return VEC_PUSH(k->out->u, k->out->n, k->out->cap, u) ? OK : no_memory;
+}
+
+static err give_row(cutter *k, const piece *p, bool names)
+{
+    i32 at, head;
+    if (names) {
+        TRY(give(k, p->from, p->to, p->start, p->kind, false, &k->header));
+        k->names = *p;
+        k->has_names = k->header < 0;
+        return OK;
+    }
+    TRY(give(k, p->from, p->to, p->start, p->kind, false, &at));
+    if (at < 0) return OK;
+    if (k->has_names) {
+        k->has_names = false;
+        TRY(give(k, k->names.from, k->names.to, k->names.start, k->names.kind, true, &head));
+        k->header = head;
+    }
+    k->out->u[at].header = k->header;
+    return OK;
+}
+
+static err give_sentences(cutter *k, usize from, usize to, u32 start, u8 kind)
+{
+    str s = {k->d->text + from, to - from};
+    i32 at;
+    for (usize i = 0; i < s.n;) {
+        usize end = text_sentence_end(s, i);
+        if (end <= i) end = s.n;
+        TRY(give(k, from + i, from + end, start, kind, false, &at));
+        start += (u32)utf8_count((str){s.p + i, end - i});
+        i = end;
+    }
+    return OK;
+}
+
+static bool is_rule(str s)                  /* |---|:---| */
+{
+    usize dashes = 0;
+    for (usize i = 0; i < s.n; i++) {
+        if (!strchr("|-: \t", s.p[i])) return false;
+        dashes += s.p[i] == '-';
+    }
+    return dashes > 1;
+}
+
+/* an indented line without a mark of its own goes on with its list item */
+static bool goes_on(str line)
+{
+    str words = str_trim(line);
+    return line.n > 1 && line.p[0] == ' ' && words.n && !strchr("-*+0123456789", words.p[0]);
+}
+
+/* lines of a table, a list or code */
+static err give_lines(cutter *k, const piece *p)
+{
+    str  s = {k->d->text + p->from, p->to - p->from};
+    u32  start = p->start;
+    bool first = true;
+    k->header = -1, k->has_names = false;
+    for (usize i = 0, end; i < s.n; i = end) {
+        i64 nl = str_find(s, S("\n"), i);
+        end = nl < 0 ? s.n : (usize)nl + 1;
+        while (p->kind == BLOCK_LIST && end < s.n && goes_on((str){s.p + end, s.n - end})) {
+            nl = str_find(s, S("\n"), end);
+            end = nl < 0 ? s.n : (usize)nl + 1;
+        }
+        str   line = {s.p + i, end - i};
+        piece row = {.start = start, .from = p->from + i, .to = p->from + end, .kind = p->kind};
+        start += (u32)utf8_count(line);
+        if (p->kind == BLOCK_LIST) TRY(give_sentences(k, row.from, row.to, row.start, p->kind));
+        else if (!is_rule(str_trim(line))) {
+            TRY(give_row(k, &row, p->kind == BLOCK_TABLE && first));
+            first = false;
+        }
+    }
+    k->header = -1, k->has_names = false;
+    return OK;
+}
+
+/* ---- pages: rows and running text from places ----------------------------------------------------------------------------------- */
+static err place_pieces(cutter *k)
+{
+    for (usize i = 0; i < k->n; i++) {
+        place w = {0};
+        TRY(load_place(k->d, k->p[i].start, k->p[i].end, &w));
+        if (w.n_rects) {
+            k->p[i].page = w.rects[0].page;
+            k->p[i].y0 = w.rects[0].box[1], k->p[i].x1 = w.rects[0].box[2];
+            k->p[i].height = w.rects[0].box[3] - w.rects[0].box[1];
+        }
+        mem_free(w.rects);
+    }
+    return OK;
+}
+
+static bool same_line(const piece *a, const piece *b)
+{
+    float d = a->y0 - b->y0;
+    return a->page == b->page && a->height > 0 && b->height > 0 && (d < 0 ? -d : d) < 0.4f * a->height;
+}
+
+static bool line_is_open(const cutter *k, const piece *p, float margin) /* its sentence goes on in the next line */
+{
+    str s = {k->d->text + p->from, p->to - p->from};
+    s = str_trim(s);
+    return s.n && !strchr(".!?:;", s.p[s.n - 1]) && !str_ends(s, S("\xE3\x80\x82")) && p->x1 >= 0.85f * margin;
+}
+
+static err give_pages(cutter *k)
+{
+    float margin = 0;
+    TRY(place_pieces(k));
+    for (usize i = 0; i < k->n; i++) margin = k->p[i].x1 > margin ? k->p[i].x1 : margin;
+    bool in_table = false;
+    for (usize i = 0, end; i < k->n; i = end) {
+        end = i + 1;
+        while (end < k->n && same_line(&k->p[i], &k->p[end])) end++;
+        piece all = k->p[i];
+        if (end - i > 1) {
+            all.to = k->p[end - 1].to, all.kind = BLOCK_TABLE;
+            if (!in_table) k->header = -1;
+            TRY(give_row(k, &all, !in_table));
+            in_table = true;
+            continue;
+        }
+        in_table = false;
+        while (end < k->n && line_is_open(k, &k->p[end - 1], margin) && k->p[end].page == all.page && !(end + 1 < k->n && same_line(&k->p[end], &k->p[end + 1]))) end++;
+        TRY(give_sentences(k, all.from, k->p[end - 1].to, all.start, BLOCK_TEXT));
+    }
+    return OK;
+}
+
+/* ---- one passage ----------------------------------------------------------------------------------------------------------------- */
+static err give_piece(cutter *k, const piece *p)
+{
+    i32 at;
+    switch (p->kind) {
+    case BLOCK_HEADING:
+        TRY(set_heading(k, p->level < LEVELS ? p->level : LEVELS - 1, (str){k->d->text + p->from, p->to - p->from}));
+        return give(k, p->from, p->to, p->start, p->kind, false, &at);
+    case BLOCK_ROW: return give_row(k, p, p->level == 1);
+    case BLOCK_TEXT: return give_sentences(k, p->from, p->to, p->start, p->kind);
+    default: return give_lines(k, p);
+    }
+}
+
+/* the blocks before it give headings and column names, those inside the units */
+static err cut_passage(cutter *k)
+{
+    const loaded *d = k->d;
+    str           all = {d->text, d->text_len};
+    usize         byte = 0, last = 0;
+    u32           at = 0;
+    TRY(set_heading(k, 0, (str){"", 0}));
+    while (last < d->n_blocks && d->blocks[last].start < k->h->end) k->headed |= d->blocks[last++].kind == BLOCK_HEADING;
+    usize inside = last;
+    while (inside && d->blocks[inside - 1].end > k->h->start) inside--;
+    for (usize i = 0; i < last; i++) {
+        const block *b = &d->blocks[i];
+        piece        p = {.start = b->start, .end = b->end, .kind = b->kind, .level = b->level};
+        p.from = byte + utf8_offset((str){all.p + byte, all.n - byte}, b->start - at);
+        p.to = byte = p.from + utf8_offset((str){all.p + p.from, all.n - p.from}, b->end - b->start);
+        at = b->end;
+        bool near = i + BEFORE >= inside;
+        if (d->source == SOURCE_PDF) {
+            if (near && !VEC_PUSH(k->p, k->n, k->cap, p)) return no_memory;
+        } else if (near || b->kind == BLOCK_HEADING || (b->kind == BLOCK_ROW && b->level == 1)) TRY(give_piece(k, &p));
+    }
+    return d->source == SOURCE_PDF ? give_pages(k) : OK;
+}
+
+/* ---- terms -------------------------------------------------------------------------------------------------------------------------- */
+static int by_hash(const void *a, const void *b)
+{
+    u64 x = *(const u64 *)a, y = *(const u64 *)b;
+    return (x > y) - (x < y);
+}
+
+err term_set_of(arena *mem, str text, bool query, term_set *out)
+{
+    terms t = {0};
+    err   bad = terms_of(text, query, &t);
+    *out = (term_set){0};
+    if (!bad.code && t.n && !(out->h = arena_take(mem, t.n * sizeof(u64)))) bad = no_memory;
+    for (usize i = 0; !bad.code && i < t.n; i++)
+        if (t.t[i].field == 0) out->h[out->n++] = t.t[i].hash;
+    terms_free(&t);
+    if (!out->n) return bad;
+    qsort(out->h, out->n, sizeof(u64), by_hash);
+    usize n = 1;
+    for (usize i = 1; i < out->n; i++)
+        if (out->h[i] != out->h[n - 1]) out->h[n++] = out->h[i];
+    out->n = n;
+    return bad;
+}
+
+bool term_set_has(const term_set *s, u64 hash)
+{
+    return s->n && bsearch(&hash, s->h, s->n, sizeof(u64), by_hash);
+}
+
+static err know_units(units *u)
+{
+    for (usize i = 0; i < u->n; i++) {
+        unit *x = &u->u[i];
+        buf   b = {0};
+        TRY(term_set_of(u->mem, x->text, false, &x->own));
+        TRY(claims_of(x->text, true, &x->facts));
+        buf_str(&b, x->above);
+        buf_byte(&b, '\n');
+        if (x->header >= 0) buf_str(&b, u->u[x->header].text);
+        err bad = buf_error(&b);
+        if (!bad.code) bad = term_set_of(u->mem, buf_view(&b), false, &x->around);
+        buf_free(&b);
+        TRY(bad);
+    }
+    return OK;
+}
+
+err units_of(collection *c, const hits *h, usize most, units *out)
+{
+    *out = (units){.mem = arena_new()};
+    if (!out->mem) return no_memory;
+    err bad = OK;
+    for (usize i = 0; i < h->n && i < most && !bad.code; i++) {
+        cutter k = {.h = &h->h[i], .out = out, .passage = (int)i, .header = -1};
+        bad = collection_document(c, h->h[i].document, &k.d, NULL);
+        if (!bad.code) bad = cut_passage(&k);
+        mem_free(k.p);
+    }
+    if (!bad.code) bad = know_units(out);
+    if (bad.code) units_free(out);
+    return bad;
+}
+
+void units_free(units *u)
+{
+    for (usize i = 0; i < u->n; i++) claims_free(&u->u[i].facts);
+    mem_free(u->u);
+    arena_free(u->mem);
+    *u = (units){0};
+}
