@@ -1,10 +1,12 @@
 /* bench_retrieval - the two indexes, measured: quality (nDCG@10) and speed on the public collections, cutting, the vector scan.
  *
- *     bench_retrieval keyword FOLDER...    each with docs.jsonl.zst and questions.jsonl, a document a chunk
- *     bench_retrieval vectors [N] [DIM]    synthetic clusters; default 100000 of 384
+ *     bench_retrieval keyword [-p CHARS] FOLDER...    each with docs.jsonl.zst and questions.jsonl; a document is a chunk, or with
+ *                                                     -p several of whole sentences, and counts by its best one
+ *     bench_retrieval vectors [N] [DIM]               synthetic clusters; default 100000 of 384
  *
  * Times are CPU seconds of one core, so that other work on the machine changes them little. */
 #include "../tests/rag/retrieval_sets.h"
+#include "text/text.h"
 #include <time.h>
 #include <unistd.h>
 
@@ -15,26 +17,66 @@ static double cpu_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+static usize piece_chars; /* 0: a document is a chunk */
+static i64 n_chunks;
+
+/* a document in pieces of whole sentences, at most piece_chars characters unless a sentence is longer */
+static err add_pieces(keyword_builder *b, i64 owner, str text)
+{
+    for (usize from = 0, end = 0; from < text.n; from = end) {
+        usize chars = 0;
+        while (end < text.n) {
+            usize next = text_sentence_end(text, end), more = utf8_count((str){text.p + end, next - end});
+            if (end > from && chars + more > piece_chars) break;
+            end = next, chars += more;
+        }
+        TRY(keyword_builder_add(b, n_chunks++, owner, (str){text.p + from, end - from}));
+    }
+    return OK;
+}
+
+static i64 *owner_of; /* [n_chunks] */
+static bool note_owner(void *ctx, i64 chunk, i64 owner)
+{
+    (void)ctx;
+    owner_of[chunk] = owner;
+    return true;
+}
+
 static err build(const retrieval_set *s, const char *path)
 {
     keyword_builder *b;
+    n_chunks = 0;
     TRY(keyword_builder_new(&b));
     for (usize i = 0; i < s->n_text; i++) {
-        err bad = keyword_builder_add(b, (i64)i, (i64)i, str_of(s->text[i]));
+        err bad = piece_chars ? add_pieces(b, (i64)i, str_of(s->text[i])) : keyword_builder_add(b, n_chunks++, (i64)i, str_of(s->text[i]));
         if (bad.code) return keyword_builder_drop(b), bad;
     }
     return keyword_builder_write(b, path, 1);
 }
 
+/* a document counts by its best piece */
+static usize first_documents(const keyword_hit *h, usize n, i64 found[10])
+{
+    usize k = 0;
+    for (usize i = 0; i < n && k < 10; i++) {
+        usize seen = 0;
+        while (seen < k && found[seen] != owner_of[h[i].chunk]) seen++;
+        if (seen == k) found[k++] = owner_of[h[i].chunk];
+    }
+    return k;
+}
+
 static err ask_all(const retrieval_set *s, keyword_index *k, double *ndcg, double *first)
 {
     *ndcg = *first = 0;
+    search_filter note = {note_owner, NULL};
     for (usize i = 0; i < s->n_q; i++) {
         keyword_hit *h;
         usize n;
-        TRY(keyword_search(k, str_of(s->q[i].query), NULL, 10, &h, &n));
         i64 found[10];
-        for (usize j = 0; j < n; j++) found[j] = h[j].chunk;
+        TRY(keyword_search(k, str_of(s->q[i].query), &note, piece_chars ? 200 : 10, &h, &n));
+        n = first_documents(h, n, found);
         *ndcg += set_ndcg10(&s->q[i], found, n);
         for (usize j = 0; n && j < s->q[i].n; j++) *first += found[0] == s->q[i].relevant[j];
         mem_free(h);
@@ -81,6 +123,8 @@ static err keyword_set(const char *folder)
         TRY(build(&s, path));
         if (cpu_s() - start < built) built = cpu_s() - start;
     }
+    owner_of = mem_array(i64, n_chunks);
+    if (!owner_of) return err_new(ERR_NOMEM, "out of memory");
     TRY(file_size(path, &bytes));
     TRY(keyword_open(&k, path));
     for (int round = 0; round < 3; round++) {
@@ -89,10 +133,11 @@ static err keyword_set(const char *folder)
         if (cpu_s() - start < best) best = cpu_s() - start;
     }
     const char *name = strrchr(folder, '/');
-    printf("%-8s %6zu docs %6.2f MB  nDCG@10 %.4f  R@1 %.3f | cut %5.0f MB/s %5.1f Mchar/s | build %.3f s %5.1f MB/s | index %.2f MB | query %.4f ms\n",
-           name ? name + 1 : folder, s.n_text, (double)s.bytes / 1e6, ndcg, first, (double)s.bytes / cut / 1e6, (double)chars / cut / 1e6, built,
+    printf("%-8s %6lld chunks %6.2f MB  nDCG@10 %.4f  R@1 %.3f | cut %5.0f MB/s %5.1f Mchar/s | build %.3f s %5.1f MB/s | index %.2f MB | query %.4f ms\n",
+           name ? name + 1 : folder, (long long)n_chunks, (double)s.bytes / 1e6, ndcg, first, (double)s.bytes / cut / 1e6, (double)chars / cut / 1e6, built,
            (double)s.bytes / built / 1e6, (double)bytes / 1e6, best / (double)s.n_q * 1e3);
     keyword_close(k);
+    mem_free(owner_of);
     set_free(&s);
     unlink(path);
     return OK;
@@ -183,10 +228,12 @@ static err vectors(i64 n, i64 dim)
 int main(int argc, char **argv)
 {
     err bad = OK;
+    int from = 2;
+    if (argc >= 5 && !strcmp(argv[2], "-p")) piece_chars = (usize)atoll(argv[3]), from = 4;
     if (argc >= 3 && !strcmp(argv[1], "keyword"))
-        for (int i = 2; i < argc && !bad.code; i++) bad = keyword_set(argv[i]);
+        for (int i = from; i < argc && !bad.code; i++) bad = keyword_set(argv[i]);
     else if (argc >= 2 && !strcmp(argv[1], "vectors")) bad = vectors(argc > 2 ? atoll(argv[2]) : 100000, argc > 3 ? atoll(argv[3]) : 384);
-    else bad = err_new(ERR_INPUT, "usage: bench_retrieval keyword FOLDER... | vectors [N] [DIM]");
+    else bad = err_new(ERR_INPUT, "usage: bench_retrieval keyword [-p CHARS] FOLDER... | vectors [N] [DIM]");
     if (bad.code) fprintf(stderr, "bench_retrieval: %s\n", bad.what);
     return bad.code ? err_exit(bad.code) : 0;
 }

@@ -53,7 +53,7 @@ err keyword_open(keyword_index **out, const char *path)
     err bad = OK;
     TRY_TO(fail, segment_open(s, path, KEYWORD_MAGIC, KEYWORD_VERSION));
     u64 n = s->has.count[COUNT_CHUNKS];
-    TRY_TO(fail, n > INT32_MAX ? segment_damaged(s, "more chunks than it can have") : OK);
+    TRY_TO(fail, n > KEYWORD_CHUNKS ? segment_damaged(s, "more chunks than it can have") : OK);
     k->n = (usize)n;
     TRY_TO(fail, segment_array(s, PART_CHUNK, n, sizeof(i64)));
     TRY_TO(fail, segment_array(s, PART_DOCUMENT, n, sizeof(i64)));

@@ -6,6 +6,7 @@
 
 #define KEYWORD_MAGIC "marukey1"
 enum { TERMS_VERSION = 1, KEYWORD_FORMAT = 1, KEYWORD_VERSION = KEYWORD_FORMAT << 16 | TERMS_VERSION };
+enum { KEYWORD_CHUNKS = 1 << 28 }; /* so that a gap fits 31 bits, and the postings of a term 4 GiB */
 enum { KEYWORD_FIELDS = 3 }; /* 0 pairs and stems, 1 words, 2 first syllables */
 
 /* Sections: the chunks' keys, documents and lengths; then, for each field, buckets, terms and postings. */

@@ -1,22 +1,23 @@
 /* rag/keyword_build.c - text in, a keyword index out.
  *
  * One table of terms per field, and for each term a chain of growing slices with its postings as they will be on disk. So memory
- * is about the size of the finished postings plus 40 bytes for each different term (100,000 chunks of a page's paragraph: some
+ * is about the size of the finished postings plus some 50 bytes for each different term (100,000 chunks of a page's paragraph: some
  * 300 MB), and a term that occurs in one chunk only, as most words do, costs nothing but its entry. The whole index is built at
  * once: nothing is merged or updated in place, since the store can always give the texts again. */
 #include "rag/keyword.h"
 
-enum { POOL_BLOCK = 1 << 20, SLICE_LEVELS = 7, PIECE = 64 << 10, AHEAD = 8 };
+enum { POOL_BLOCK = 1 << 20, SLICE_LEVELS = 7, PIECE = 64 << 10, STAGE = 64 << 10, AHEAD = 8 };
 static const u16 slice_bytes[SLICE_LEVELS] = {8, 16, 32, 64, 128, 256, 512}; /* besides 4 for the next slice */
 
-typedef struct {
+typedef struct { /* two to a cache line: looking these up is most of the work */
     u64 hash;
-    u32 last, tf, gap; /* the chunk of the posting that is still open, its tf and gap; df 0: an empty slot */
-    u32 df;
+    u32 last, gap;  /* the chunk of the posting that is still open, and its gap */
+    u32 df;         /* 0: an empty slot */
     u32 head, tail; /* slices; in units of 4 bytes of the pool */
-    u16 used;       /* bytes of the last slice */
-    u8 level;
+    u16 tf;         /* of the open posting; as good as infinite at its largest */
+    u16 level : 4, used : 12; /* of the last slice; bytes */
 } entry;
+_Static_assert(sizeof(entry) == 32, "entries lie across cache lines");
 typedef struct {
     entry *slot; /* [n_slots] a power of two */
     usize n_slots, n;
@@ -93,7 +94,7 @@ static usize put_varint(u8 *p, u32 v)
 
 static usize put_posting(u8 p[12], const entry *e)
 {
-    u64 v = (u64)e->gap << 1 | (e->tf > 1); /* a gap is below 2^31: keyword_builder_add sees to it */
+    u64 v = (u64)e->gap << 1 | (e->tf > 1);
     usize n = put_varint(p, (u32)v);
     return e->tf > 1 ? n + put_varint(p + n, e->tf - 2) : n;
 }
@@ -112,13 +113,14 @@ static bool flush_posting(keyword_builder *b, entry *e)
     for (usize i = 0; i < n; i++) {
         if (e->used == slice_bytes[e->level]) {
             u32 next;
-            u8 level = e->level + 1 < SLICE_LEVELS ? e->level + 1 : e->level;
+            u16 level = e->level + 1 < SLICE_LEVELS ? e->level + 1 : e->level;
             if (!slice_new(b, level, &next)) return false;
             memcpy(slice, &next, 4);
             e->tail = next, e->level = level, e->used = 0;
             slice = pool_at(b, next);
         }
-        slice[4 + e->used++] = byte[i];
+        slice[4 + e->used] = byte[i];
+        e->used++;
     }
     return true;
 }
@@ -150,7 +152,7 @@ static bool count_term(keyword_builder *b, table *t, u64 hash, u32 chunk)
         *e = (entry){.hash = hash, .last = chunk, .tf = 1, .gap = chunk, .df = 1};
         t->n++;
     } else if (e->last == chunk) {
-        e->tf++;
+        e->tf += e->tf < UINT16_MAX;
     } else {
         if (!flush_posting(b, e)) return false;
         e->gap = chunk - e->last - 1, e->last = chunk, e->tf = 1, e->df++;
@@ -190,7 +192,7 @@ err keyword_builder_add(keyword_builder *b, i64 chunk, i64 owner, str text)
     if (b->bad) return err_new(ERR_NOMEM, "the keyword index ran out of memory before");
     if (b->n && chunk <= b->chunk[b->n - 1])
         return err_new(ERR_INPUT, "keyword index: chunk %lld after %lld; they must ascend", (long long)chunk, (long long)b->chunk[b->n - 1]);
-    if (b->n >= INT32_MAX - 1) return err_new(ERR_NOMEM, "keyword index: more than %d chunks", INT32_MAX - 1);
+    if (b->n >= KEYWORD_CHUNKS) return err_new(ERR_NOMEM, "keyword index: more than %d chunks", KEYWORD_CHUNKS);
     u32 length[KEYWORD_FIELDS] = {0};
     for (usize from = 0; from < text.n;) {
         str piece = next_piece(text, from);
@@ -233,27 +235,20 @@ static u32 *sorted(const table *t, int bits, u64 **starts)
     return order;
 }
 
-static err write_postings(keyword_builder *b, segment_writer *w, entry *e, u32 *bytes)
+static u32 stage_postings(const keyword_builder *b, const entry *e, buf *out)
 {
     u8 byte[16];
-    usize n = put_varint(byte, e->df);
-    u64 total = n;
-    TRY(segment_put(w, byte, n));
+    usize before = out->n;
+    buf_put(out, byte, put_varint(byte, e->df));
     for (u32 ref = e->head - 1, level = 0; e->head;) {
         const u8 *slice = pool_at(b, ref);
-        u32 k = ref == e->tail ? e->used : slice_bytes[level];
-        TRY(segment_put(w, slice + 4, k));
-        total += k;
+        buf_put(out, slice + 4, ref == e->tail ? e->used : slice_bytes[level]);
         if (ref == e->tail) break;
         memcpy(&ref, slice, 4);
         if (level + 1 < SLICE_LEVELS) level++;
     }
-    n = put_posting(byte, e);
-    TRY(segment_put(w, byte, n));
-    total += n;
-    if (total > UINT32_MAX) return err_new(ERR_NOMEM, "keyword index: a term has more than 4 GiB of postings");
-    *bytes = (u32)total;
-    return OK;
+    buf_put(out, byte, put_posting(byte, e));
+    return (u32)(out->n - before);
 }
 
 static err write_field(keyword_builder *b, segment_writer *w, int field)
@@ -262,6 +257,7 @@ static err write_field(keyword_builder *b, segment_writer *w, int field)
     int bits = keyword_bits(t->n);
     usize n_buckets = (usize)1 << bits;
     u64 *start = NULL, posting = 0;
+    buf stage = {0};
     u32 *order = sorted(t, bits, &start);
     bucket_term *list = mem_array(bucket_term, t->n);
     bucket *buckets = mem_array(bucket, n_buckets + 1);
@@ -271,17 +267,21 @@ static err write_field(keyword_builder *b, segment_writer *w, int field)
     for (usize i = 0, k = 0; k <= n_buckets; k++) {
         buckets[k] = (bucket){posting, i};
         for (; k < n_buckets && i < start[k + 1]; i++) {
-            entry *e = &t->slot[order[i]];
-            list[i].tail = keyword_tail(e->hash, bits);
-            TRY_TO(done, write_postings(b, w, e, &list[i].bytes));
+            const entry *e = &t->slot[order[i]];
+            list[i] = (bucket_term){keyword_tail(e->hash, bits), stage_postings(b, e, &stage)};
             posting += list[i].bytes;
         }
+        if (stage.n < STAGE && k < n_buckets) continue;
+        TRY_TO(done, buf_error(&stage));
+        TRY_TO(done, segment_put(w, stage.p, stage.n));
+        buf_reset(&stage);
     }
     TRY_TO(done, segment_begin(w, PART_TERM(field)));
     TRY_TO(done, segment_put(w, list, t->n * sizeof *list));
     TRY_TO(done, segment_begin(w, PART_BUCKET(field)));
     TRY_TO(done, segment_put(w, buckets, (n_buckets + 1) * sizeof *buckets));
 done:
+    buf_free(&stage);
     mem_free(start);
     mem_free(order);
     mem_free(list);
