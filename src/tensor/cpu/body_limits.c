@@ -9,22 +9,28 @@
 #define PASTE(a, b) PASTE_(a, b)
 void PASTE(kern_limits_, ISA)(kern *k);
 
+#if defined(ISA_avx512)
+typedef float reg __attribute__((vector_size(64)));
+#elif defined(ISA_avx2)
+typedef float reg __attribute__((vector_size(32)));
+#else
+typedef float reg __attribute__((vector_size(16)));
+#endif
 typedef float f16v __attribute__((vector_size(64)));
 
-/* 12 independent chains of 16 lanes, as the float matmul has: returns flops done */
+/* ten independent chains of a multiply and an add, as the float matmul has them; returns operations done */
 static double rate_float(i64 rounds, float *sink)
 {
-    f16v acc[6], a, b;
-    for (int i = 0; i < 6; i++) acc[i] = (f16v){0} + (float)i;
-    a = (f16v){0} + 1.000001f;
-    b = (f16v){0} + 0.5f;
-    for (i64 r = 0; r < rounds; r++) {
-        for (int i = 0; i < 6; i++) acc[i] = acc[i] + a * b;
-        __asm__ volatile("" : "+m"(a), "+m"(b));
-    }
-    f16v sum = acc[0] + acc[1] + acc[2] + acc[3] + acc[4] + acc[5];
-    *sink = sum[0] + sum[15];
-    return (double)rounds * 6 * 16 * 2;
+    reg acc[10], a = (reg){0} + 1.000001f, b = (reg){0} + 0.5f;
+    for (int i = 0; i < 10; i++) acc[i] = (reg){0} + (float)i;
+    for (i64 r = 0; r < rounds; r++)
+        for (int i = 0; i < 10; i++) {
+            __asm__ volatile("" : "+x"(a)); /* or the product would be made once for all chains */
+            acc[i] = acc[i] + a * b;
+        }
+    for (int i = 1; i < 10; i++) acc[0] += acc[i];
+    *sink = acc[0][0] + acc[0][3];
+    return (double)rounds * 10 * (double)(sizeof(reg) / sizeof(float)) * 2;
 }
 
 /* 8-bit products summed into 32 bits; returns operations (a multiply-add is two) */
@@ -34,8 +40,10 @@ static double rate_int8(i64 rounds, float *sink)
     __m512i acc[8], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
     for (int i = 0; i < 8; i++) acc[i] = _mm512_setzero_si512();
     for (i64 r = 0; r < rounds; r++) {
-        for (int i = 0; i < 8; i++) acc[i] = _mm512_dpbusd_epi32(acc[i], a, b);
-        __asm__ volatile("" : "+v"(a), "+v"(b));
+        for (int i = 0; i < 8; i++) {
+            __asm__ volatile("" : "+v"(a));
+            acc[i] = _mm512_dpbusd_epi32(acc[i], a, b);
+        }
     }
     for (int i = 1; i < 8; i++) acc[0] = _mm512_add_epi32(acc[0], acc[i]);
     *sink = (float)_mm512_reduce_add_epi32(acc[0]);
@@ -44,22 +52,26 @@ static double rate_int8(i64 rounds, float *sink)
     __m256i acc[8], a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5);
     for (int i = 0; i < 8; i++) acc[i] = _mm256_setzero_si256();
     for (i64 r = 0; r < rounds; r++) { /* pairs into 16 bits, added there: widening every eighth is what kernels pay on top */
-        for (int i = 0; i < 8; i++) acc[i] = _mm256_add_epi16(acc[i], _mm256_maddubs_epi16(a, b));
-        __asm__ volatile("" : "+x"(a), "+x"(b));
+        for (int i = 0; i < 8; i++) {
+            __asm__ volatile("" : "+x"(a));
+            acc[i] = _mm256_add_epi16(acc[i], _mm256_maddubs_epi16(a, b));
+        }
     }
     for (int i = 1; i < 8; i++) acc[0] = _mm256_add_epi16(acc[0], acc[i]);
     *sink = (float)_mm256_extract_epi16(acc[0], 0);
     return (double)rounds * 8 * 32 * 2;
 #else
-    typedef i16 i16v __attribute__((vector_size(64)));
-    i16v acc[4], a = (i16v){0} + 3, b = (i16v){0} + 5;
-    for (int i = 0; i < 4; i++) acc[i] = (i16v){0};
-    for (i64 r = 0; r < rounds; r++) {
-        for (int i = 0; i < 4; i++) acc[i] = acc[i] + a * b;
-        __asm__ volatile("" : "+m"(a), "+m"(b));
-    }
-    *sink = acc[0][0] + acc[1][0] + acc[2][0] + acc[3][0];
-    return (double)rounds * 4 * 32 * 2;
+    typedef i16 i16v __attribute__((vector_size(16)));
+    i16v acc[8], a = (i16v){0} + 3, b = (i16v){0} + 5;
+    for (int i = 0; i < 8; i++) acc[i] = (i16v){0};
+    for (i64 r = 0; r < rounds; r++)
+        for (int i = 0; i < 8; i++) {
+            __asm__ volatile("" : "+x"(a));
+            acc[i] = acc[i] + a * b;
+        }
+    for (int i = 1; i < 8; i++) acc[0] += acc[i];
+    *sink = acc[0][0];
+    return (double)rounds * 8 * 8 * 2;
 #endif
 }
 
