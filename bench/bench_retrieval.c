@@ -1,8 +1,8 @@
 /* bench_retrieval - the two indexes, measured: quality (nDCG@10) and speed on the public collections, cutting, the vector scan.
  *
- *     bench_retrieval keyword [-p CHARS] FOLDER...    each with docs.jsonl.zst and questions.jsonl; a document is a chunk, or with
- *                                                     -p several of whole sentences, and counts by its best one
- *     bench_retrieval vectors [N] [DIM]               synthetic clusters; default 100000 of 384
+ *     bench_retrieval keyword [-p CHARS] FOLDER...    each with docs.jsonl.zst and questions.jsonl; a document is a chunk, or
+ * with -p several of whole sentences, and counts by its best one bench_retrieval vectors [N] [DIM]               synthetic
+ * clusters; default 100000 of 384
  *
  * Times are CPU seconds of one core, so that other work on the machine changes them little. */
 #include "../tests/rag/retrieval_sets.h"
@@ -49,7 +49,8 @@ static err build(const retrieval_set *s, const char *path)
     n_chunks = 0;
     TRY(keyword_builder_new(&b));
     for (usize i = 0; i < s->n_text; i++) {
-        err bad = piece_chars ? add_pieces(b, (i64)i, str_of(s->text[i])) : keyword_builder_add(b, n_chunks++, (i64)i, str_of(s->text[i]));
+        err bad = piece_chars ? add_pieces(b, (i64)i, str_of(s->text[i]))
+                              : keyword_builder_add(b, n_chunks++, (i64)i, str_of(s->text[i]));
         if (bad.code) return keyword_builder_drop(b), bad;
     }
     return keyword_builder_write(b, path, 1);
@@ -133,9 +134,10 @@ static err keyword_set(const char *folder)
         if (cpu_s() - start < best) best = cpu_s() - start;
     }
     const char *name = strrchr(folder, '/');
-    printf("%-8s %6lld chunks %6.2f MB  nDCG@10 %.4f  R@1 %.3f | cut %5.0f MB/s %5.1f Mchar/s | build %.3f s %5.1f MB/s | index %.2f MB | query %.4f ms\n",
-           name ? name + 1 : folder, (long long)n_chunks, (double)s.bytes / 1e6, ndcg, first, (double)s.bytes / cut / 1e6, (double)chars / cut / 1e6, built,
-           (double)s.bytes / built / 1e6, (double)bytes / 1e6, best / (double)s.n_q * 1e3);
+    printf("%-8s %6lld chunks %6.2f MB  nDCG@10 %.4f  R@1 %.3f | cut %5.0f MB/s %5.1f Mchar/s | build %.3f s %5.1f MB/s | index "
+           "%.2f MB | query %.4f ms\n",
+           name ? name + 1 : folder, (long long)n_chunks, (double)s.bytes / 1e6, ndcg, first, (double)s.bytes / cut / 1e6,
+           (double)chars / cut / 1e6, built, (double)s.bytes / built / 1e6, (double)bytes / 1e6, best / (double)s.n_q * 1e3);
     keyword_close(k);
     mem_free(owner_of);
     set_free(&s);
@@ -143,7 +145,7 @@ static err keyword_set(const char *folder)
     return OK;
 }
 
-/* ---- vectors ---- */
+/* ---- vectors ------------------------------------------------------------------------------------------------------ */
 enum { CLUSTERS = 200, INNER = 24, QUERIES = 200 };
 
 /* a unit vector of cluster c: its centre, a few directions common to all, noise */
@@ -182,7 +184,7 @@ static err vectors(i64 n, i64 dim)
     close(fd);
     rng r;
     rng_seed(&r, 7);
-    float *centre = mem_array(float, CLUSTERS * dim), *direction = mem_array(float, INNER * dim), *all = mem_array(float, n * dim),
+    float *centre = mem_array(float, CLUSTERS *dim), *direction = mem_array(float, INNER *dim), *all = mem_array(float, n *dim),
           *q = mem_array(float, dim);
     if (!centre || !direction || !all || !q) return err_new(ERR_NOMEM, "out of memory");
     for (i64 i = 0; i < CLUSTERS * dim; i++) centre[i] = rng_normal(&r);
@@ -208,8 +210,10 @@ static err vectors(i64 n, i64 dim)
         start = cpu_s();
         TRY(vector_search(x, q, NULL, 10, &h, &n_h, &least, &mean));
         double took = cpu_s() - start;
-        if (i) rest += took;
-        else first = took;
+        if (i)
+            rest += took;
+        else
+            first = took;
         if (took < least_s) least_s = took;
         if (i < 20) {
             exhaustive(all, n, dim, q, best);
@@ -217,8 +221,10 @@ static err vectors(i64 n, i64 dim)
         }
         mem_free(h);
     }
-    printf("%lld x %lld (%s): build %.2f s, open %.2f ms, first query %.1f ms, then %.2f ms (least %.2f); %d of %d best ten differ from exhaustive\n",
-           (long long)n, (long long)dim, cpu_name(cpu_now()), built, opened * 1e3, first * 1e3, rest / (QUERIES - 1) * 1e3, least_s * 1e3, wrong, checked);
+    printf("%lld x %lld (%s): build %.2f s, open %.2f ms, first query %.1f ms, then %.2f ms (least %.2f); %d of %d best ten "
+           "differ from exhaustive\n",
+           (long long)n, (long long)dim, cpu_name(cpu_now()), built, opened * 1e3, first * 1e3, rest / (QUERIES - 1) * 1e3,
+           least_s * 1e3, wrong, checked);
     vector_close(x);
     unlink(path);
     mem_free(centre), mem_free(direction), mem_free(all), mem_free(q);
@@ -232,8 +238,10 @@ int main(int argc, char **argv)
     if (argc >= 5 && !strcmp(argv[2], "-p")) piece_chars = (usize)atoll(argv[3]), from = 4;
     if (argc >= 3 && !strcmp(argv[1], "keyword"))
         for (int i = from; i < argc && !bad.code; i++) bad = keyword_set(argv[i]);
-    else if (argc >= 2 && !strcmp(argv[1], "vectors")) bad = vectors(argc > 2 ? atoll(argv[2]) : 100000, argc > 3 ? atoll(argv[3]) : 384);
-    else bad = err_new(ERR_INPUT, "usage: bench_retrieval keyword [-p CHARS] FOLDER... | vectors [N] [DIM]");
+    else if (argc >= 2 && !strcmp(argv[1], "vectors"))
+        bad = vectors(argc > 2 ? atoll(argv[2]) : 100000, argc > 3 ? atoll(argv[3]) : 384);
+    else
+        bad = err_new(ERR_INPUT, "usage: bench_retrieval keyword [-p CHARS] FOLDER... | vectors [N] [DIM]");
     if (bad.code) fprintf(stderr, "bench_retrieval: %s\n", bad.what);
     return bad.code ? err_exit(bad.code) : 0;
 }

@@ -21,7 +21,7 @@ typedef struct {
 struct keyword_index {
     segment file;
     usize n;
-    const i64 *chunk, *document; /* [n] */
+    const i64 *chunk, *document;       /* [n] */
     const u32 *length[KEYWORD_FIELDS]; /* [n] */
     u64 n_terms[KEYWORD_FIELDS];
     float mean[KEYWORD_FIELDS]; /* length */
@@ -30,7 +30,7 @@ struct keyword_index {
     terms query, text;
 };
 
-/* ---- opening ------------------------------------------------------------------------------------------------------------------ */
+/* ---- opening ------------------------------------------------------------------------------------------------------ */
 static err open_field(keyword_index *k, int f)
 {
     segment *s = &k->file;
@@ -82,7 +82,7 @@ void keyword_close(keyword_index *k)
 
 u64 keyword_generation(const keyword_index *k) { return k->file.has.generation; }
 
-/* ---- terms and postings ---------------------------------------------------------------------------------------------------------- */
+/* ---- terms and postings ------------------------------------------------------------------------------------------- */
 typedef struct {
     const u8 *p, *end;
     u32 df; /* 0: the term is nowhere */
@@ -108,7 +108,9 @@ static bool find_postings(keyword_index *k, int f, u64 hash, postings *out)
     const bucket *b = (const bucket *)segment_part(s, PART_BUCKET(f)) + at;
     const section *all = &s->has.part[PART_POSTING(f)];
     if (b[0].term > b[1].term || b[1].term > k->n_terms[f] || b[0].posting > b[1].posting || b[1].posting > all->n) return false;
-    if (!segment_good(s, s->has.part[PART_TERM(f)].at + b[0].term * sizeof(bucket_term), (b[1].term - b[0].term) * sizeof(bucket_term))) return false;
+    if (!segment_good(s, s->has.part[PART_TERM(f)].at + b[0].term * sizeof(bucket_term),
+                      (b[1].term - b[0].term) * sizeof(bucket_term)))
+        return false;
     const bucket_term *t = segment_part(s, PART_TERM(f));
     u32 tail = keyword_tail(hash, k->bits[f]);
     u64 from = b[0].posting;
@@ -147,13 +149,15 @@ static bool walk(keyword_index *k, const asked *a)
         if (at >= k->n) return false;
         float tf = v & 1 ? (float)more + 2 : 1, part = a->weight * tf / (tf + flat + slope * (float)length[at]);
         tally *t = &k->acc[at++];
-        if (a->field == 1) t->words += part;
-        else t->main += part, t->idf += a->idf;
+        if (a->field == 1)
+            t->words += part;
+        else
+            t->main += part, t->idf += a->idf;
     }
     return p == end;
 }
 
-/* ---- questions ------------------------------------------------------------------------------------------------------------------ */
+/* ---- questions ---------------------------------------------------------------------------------------------------- */
 static int by_term(const void *x, const void *y)
 {
     const asked *a = x, *b = y;
@@ -173,8 +177,10 @@ static err ask(keyword_index *k, str query, asked **out, usize *n, float *mass)
     qsort(a, k->query.n, sizeof *a, by_term);
     usize m = 0;
     for (usize i = 1; i < k->query.n; i++) {
-        if (by_term(&a[m], &a[i])) a[++m] = a[i];
-        else a[m].weight++;
+        if (by_term(&a[m], &a[i]))
+            a[++m] = a[i];
+        else
+            a[m].weight++;
     }
     m++;
     for (usize i = 0; i < m; i++) {
@@ -190,7 +196,7 @@ static err ask(keyword_index *k, str query, asked **out, usize *n, float *mass)
     return OK;
 }
 
-/* ---- the best ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- the best ----------------------------------------------------------------------------------------------------- */
 typedef struct {
     u32 at;
     float score;
@@ -275,16 +281,19 @@ err keyword_search(keyword_index *k, str query, const search_filter *filter, usi
     err bad = OK;
     segment *s = &k->file;
     for (int part = PART_CHUNK; part <= PART_LENGTH && !bad.code; part++)
-        if (!segment_good(s, s->has.part[part].at, s->has.part[part].n)) bad = segment_damaged(s, "the table of chunks is damaged");
+        if (!segment_good(s, s->has.part[part].at, s->has.part[part].n))
+            bad = segment_damaged(s, "the table of chunks is damaged");
     for (usize i = 0; i < n_asked && !bad.code; i++)
         if (a[i].list.df && !walk(k, &a[i])) bad = segment_damaged(s, "a list of postings is damaged");
-    if (bad.code) memset(k->acc, 0, k->n * sizeof *k->acc);
-    else bad = select_best(k, filter, most, mass, found, n);
+    if (bad.code)
+        memset(k->acc, 0, k->n * sizeof *k->acc);
+    else
+        bad = select_best(k, filter, most, mass, found, n);
     mem_free(a);
     return bad;
 }
 
-/* ---- sentences ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- sentences ---------------------------------------------------------------------------------------------------- */
 float keyword_coverage(keyword_index *k, str query, str text)
 {
     asked *a;

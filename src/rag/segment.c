@@ -1,7 +1,7 @@
 /* rag/segment.c - index files: written front to back through an atomic file, read from a map, tested block by block. */
 #include "rag/segment.h"
 
-/* ---- writing ---------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ------------------------------------------------------------------------------------------------------ */
 struct segment_writer {
     file_writer *file;
     contents has;
@@ -55,8 +55,10 @@ err segment_create(segment_writer **out, const char *path, const char magic[8])
     memcpy(&w->has.magic, magic, 8);
     err bad = file_writer_open(&w->file, path);
     if (!bad.code) bad = segment_put(w, magic, 8);
-    if (bad.code) segment_drop(w);
-    else *out = w;
+    if (bad.code)
+        segment_drop(w);
+    else
+        *out = w;
     return bad;
 }
 
@@ -90,7 +92,7 @@ done:
     return bad;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ------------------------------------------------------------------------------------------------------ */
 err segment_damaged(const segment *s, const char *what)
 {
     return err_new(ERR_FORMAT, "%s: %s; the index has to be rebuilt", s->path ? s->path : "index", what);
@@ -104,14 +106,16 @@ static err read_contents(segment *s, const char magic[8], u64 version)
     if (n < 8 || memcmp(s->map.p, magic, 8)) return segment_damaged(s, "this is not an index of the kind expected here");
     if (n < sizeof *c || n % 8) return segment_damaged(s, "cut short");
     memcpy(c, s->map.p + n - sizeof *c, sizeof *c);
-    if (memcmp(&c->magic, magic, 8) || c->hash != hash64(c, offsetof(contents, hash), 0)) return segment_damaged(s, "its end is damaged or missing");
+    if (memcmp(&c->magic, magic, 8) || c->hash != hash64(c, offsetof(contents, hash), 0))
+        return segment_damaged(s, "its end is damaged or missing");
     if (c->version != version)
-        return err_new(ERR_FORMAT, "%s: format %llu, expected %llu; the index has to be rebuilt", s->path, (unsigned long long)c->version,
-                       (unsigned long long)version);
+        return err_new(ERR_FORMAT, "%s: format %llu, expected %llu; the index has to be rebuilt", s->path,
+                       (unsigned long long)c->version, (unsigned long long)version);
     u64 rest = n - sizeof *c;
     if (c->n_blocks > rest / 8) return segment_damaged(s, "more checksums than bytes");
     u64 body = rest - c->n_blocks * 8;
-    if (c->n_blocks != (body + SEGMENT_BLOCK - 1) / SEGMENT_BLOCK) return segment_damaged(s, "its size does not fit its checksums");
+    if (c->n_blocks != (body + SEGMENT_BLOCK - 1) / SEGMENT_BLOCK)
+        return segment_damaged(s, "its size does not fit its checksums");
     s->sums = (const u64 *)(const void *)(s->map.p + body);
     if (hash64(s->sums, c->n_blocks * 8, 0) != c->sums_hash) return segment_damaged(s, "its checksums are damaged");
     for (int i = 0; i < SEGMENT_SECTIONS; i++)

@@ -32,7 +32,7 @@ err segment_open(segment *, const char *path, const char magic[8], u64 version);
 void segment_close(segment *); /* a zeroed one is fine */
 /* whether [at,at+n) is inside the file and as it was written */
 bool segment_good(segment *, u64 at, u64 n);
-const void *segment_part(const segment *, int part); /* 64-byte aligned; segment_good or segment_all first */
+const void *segment_part(const segment *, int part);           /* 64-byte aligned; segment_good or segment_all first */
 err segment_array(segment *, int part, u64 items, usize size); /* FORMAT unless the section has this many bytes */
 err segment_damaged(const segment *, const char *what);
 

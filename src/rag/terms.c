@@ -21,7 +21,7 @@ enum { BREAK, HANGUL, HAN, WORD, DIGIT, MARK, SKIP, EXPAND, FAILED }; /* what a 
 enum { RUN_MAX = 256, STEM_MAX = 64, STEM_CACHE = 2048 };
 enum { CODE = 0x1FFFFF, KIND_SHIFT = 24 };
 
-/* ---- hashes: changing one makes every keyword index stale (TERMS_VERSION in keyword.h) ------------------------------------ */
+/* ---- hashes: changing one makes every keyword index stale (TERMS_VERSION in keyword.h) ---------------------------- */
 static u64 mix(u64 x)
 {
     x = (x ^ x >> 32) * 0xD6E8FEB86659FD93u;
@@ -106,18 +106,20 @@ static u32 fold(u32 c)
     return fold_table[c];
 }
 
-/* ---- Korean endings and question words ------------------------------------------------------------------------------------------ */
+/* ---- Korean endings and question words ---------------------------------------------------------------------------- */
 static const char *const endings = /* longest first does not matter: the longest match is looked for */
-    "은 는 이 가 을 를 의 에 로 과 와 도 만 에서 에게 으로 부터 까지 라고 라는 이라는 이라고 하고 보다 처럼 에는 에도 에서는 에서도 "
+    "은 는 이 가 을 를 의 에 로 과 와 도 만 에서 에게 으로 부터 까지 라고 라는 이라는 이라고 하고 보다 처럼 에는 에도 에서는 "
+    "에서도 "
     "으로는 으로도 로는 로도 이나 나 이란 란 이며 며 이다 다 였다 이었다 했다 하였다 한다 하는 하여 해서 했던 하던 한 할 된 되는 "
     "되어 됐다 되었다 된다 들 들이 들은 들을 들의 인가 인가요 일까 일까요 는가 나요 까요 습니까 니까 한가 했는가 하는가 였는가 "
     "이었는가 은가 던가 었는가";
 static const char *const question_words = "무엇 누구 어디 언제 어느 어떤 어떻게 왜 몇 무슨 얼마";
-static const char *const stop_words = "a an and are as at be but by for if in into is it no not of on or such that the their then "
-                                      "there these they this to was will with";
+static const char *const stop_words =
+    "a an and are as at be but by for if in into is it no not of on or such that the their then "
+    "there these they this to was will with";
 
 enum { ENDING_MAX = 4, SLOTS = 256 };
-static u64 ending_slot[SLOTS]; /* open addressing; an ending as 16 bits a syllable */
+static u64 ending_slot[SLOTS];                    /* open addressing; an ending as 16 bits a syllable */
 static u8 ending_last[(0xD7A4 - 0xAC00) / 8 + 1]; /* whether any ending ends so */
 static u64 stop_slot[SLOTS];
 static u32 question[16][8];
@@ -204,7 +206,7 @@ static bool is_question(const u32 *c, usize n)
     return false;
 }
 
-/* ---- stems ------------------------------------------------------------------------------------------------------------------------
+/* ---- stems -----------------------------------------------------------------------------------------------------------
  * A stemmer is not for several threads, and slow next to the rest: each thread has its own, behind a cache from the hash of a
  * word to the hash of its stem (0: a stop word). */
 static _Thread_local struct {
@@ -241,16 +243,16 @@ static bool stem_hash(const u32 *c, usize n, u64 *out)
     return *out = stem, true;
 }
 
-/* ---- cutting ------------------------------------------------------------------------------------------------------------------- */
+/* ---- cutting ------------------------------------------------------------------------------------------------------ */
 typedef struct {
     terms *out;
     str text;
-    usize at;              /* byte after the character being looked at */
-    u32 place;             /* its position */
-    u32 kind;              /* of the run being read: BREAK (none), HANGUL, HAN, WORD */
+    usize at;  /* byte after the character being looked at */
+    u32 place; /* its position */
+    u32 kind;  /* of the run being read: BREAK (none), HANGUL, HAN, WORD */
     bool query, numeric, carried, bad;
-    bool glued;            /* the run follows one of another script without a gap */
-    bool longer;           /* something longer than one syllable was given out */
+    bool glued;  /* the run follows one of another script without a gap */
+    bool longer; /* something longer than one syllable was given out */
     usize n;
     u32 c[RUN_MAX], pos[RUN_MAX]; /* the run, folded, and where each character was */
 } cutter;
@@ -286,7 +288,8 @@ static void end_han(cutter *k)
 static void end_word(cutter *k)
 {
     u64 h;
-    if (!stem_hash(k->c, k->n, &h)) k->bad = true;
+    if (!stem_hash(k->c, k->n, &h))
+        k->bad = true;
     else if (h) {
         give(k, h, 0, k->n, 0);
         give(k, h, 0, k->n, 1);
@@ -299,10 +302,14 @@ static void end_run(cutter *k, bool whole)
 {
     terms *t = k->out;
     if (!k->n) return;
-    if (t->cap < t->n + 2 * k->n + 2 && !vec_grow((void **)&t->t, &t->cap, t->n + 2 * k->n + 2, sizeof *t->t)) k->bad = true;
-    else if (k->kind == HANGUL) end_hangul(k, whole && !k->carried);
-    else if (k->kind == HAN) end_han(k);
-    else end_word(k);
+    if (t->cap < t->n + 2 * k->n + 2 && !vec_grow((void **)&t->t, &t->cap, t->n + 2 * k->n + 2, sizeof *t->t))
+        k->bad = true;
+    else if (k->kind == HANGUL)
+        end_hangul(k, whole && !k->carried);
+    else if (k->kind == HAN)
+        end_han(k);
+    else
+        end_word(k);
     k->carried = !whole && k->kind != WORD;
     if (k->carried) k->c[0] = k->c[k->n - 1], k->pos[0] = k->pos[k->n - 1];
     k->n = k->carried;
@@ -355,7 +362,8 @@ static u32 next_char(str s, usize *at)
 {
     const u8 *p = (const u8 *)s.p + *at;
     if (*p < 0x80) return ++*at, *p;
-    if (*p >= 0xE1 && *p <= 0xEC && s.n - *at >= 3 && (p[1] & 0xC0) == 0x80 && (p[2] & 0xC0) == 0x80) /* no surrogates, no overlong */
+    if (*p >= 0xE1 && *p <= 0xEC && s.n - *at >= 3 && (p[1] & 0xC0) == 0x80 &&
+        (p[2] & 0xC0) == 0x80) /* no surrogates, no overlong */
         return *at += 3, (u32)(*p & 15) << 12 | (u32)(p[1] & 63) << 6 | (p[2] & 63);
     return utf8_next(s, at);
 }
@@ -369,11 +377,14 @@ err terms_of(str text, bool query, terms *out)
     k.out = out, k.text = text, k.query = query;
     for (; k.at < text.n && !k.bad; k.place++) {
         u32 c = next_char(text, &k.at), entry = fold(c);
-        if (entry >> KIND_SHIFT == FAILED) k.bad = true;
-        else if (entry >> KIND_SHIFT == EXPAND) feed_expanded(&k, c);
+        if (entry >> KIND_SHIFT == FAILED)
+            k.bad = true;
+        else if (entry >> KIND_SHIFT == EXPAND)
+            feed_expanded(&k, c);
         else if (entry >> KIND_SHIFT == BREAK && joins(&k, c)) {
             if (c != ',') feed(&k, (u32)WORD << KIND_SHIFT | '\'');
-        } else feed(&k, entry);
+        } else
+            feed(&k, entry);
     }
     end_run(&k, true);
     if (k.bad) {

@@ -19,7 +19,13 @@
 
 #define VECTOR_MAGIC "maruvec1"
 enum { VECTOR_VERSION = 1, DIM_MAX = 65536, LANES = 64, BATCH = 512, POOL_VECTORS = 1024 };
-enum { PART_CHUNK /* i64[n] ascending */, PART_DOCUMENT /* i64[n] */, PART_ROW /* i8[n][stride] */, PART_GRAIN /* [n] */, PART_FLOAT /* f32[n][dim] */ };
+enum {
+    PART_CHUNK /* i64[n] ascending */,
+    PART_DOCUMENT /* i64[n] */,
+    PART_ROW /* i8[n][stride] */,
+    PART_GRAIN /* [n] */,
+    PART_FLOAT /* f32[n][dim] */
+};
 enum { COUNT_VECTORS, COUNT_DIM };
 #define UNIT_SLACK 0.01 /* how far from 1 the length of a unit vector may be */
 #define ROUNDING 4e-6   /* of the float arithmetic on estimates and bounds, generously */
@@ -46,7 +52,7 @@ static err check_unit(const float *v, i64 dim, const char *what)
     return OK;
 }
 
-/* ---- building -------------------------------------------------------------------------------------------------------------------- */
+/* ---- building ----------------------------------------------------------------------------------------------------- */
 typedef struct {
     i64 chunk, owner;
     usize at;
@@ -63,7 +69,8 @@ struct vector_builder {
 err vector_builder_new(vector_builder **out, i64 dim)
 {
     *out = NULL;
-    if (dim < 1 || dim > DIM_MAX) return err_new(ERR_INPUT, "vectors of %lld dimensions; expected 1 to %d", (long long)dim, DIM_MAX);
+    if (dim < 1 || dim > DIM_MAX)
+        return err_new(ERR_INPUT, "vectors of %lld dimensions; expected 1 to %d", (long long)dim, DIM_MAX);
     vector_builder *b = mem_zero(sizeof *b);
     if (!b) return err_new(ERR_NOMEM, "out of memory");
     b->dim = dim;
@@ -164,7 +171,7 @@ done:
     return bad;
 }
 
-/* ---- opening ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------------------------------ */
 struct vector_index {
     segment file;
     i64 dim;
@@ -214,7 +221,7 @@ void vector_close(vector_index *x)
 u64 vector_generation(const vector_index *x) { return x->file.has.generation; }
 i64 vector_dim(const vector_index *x) { return x->dim; }
 
-/* ---- dot products of bytes with the query --------------------------------------------------------------------------------------------
+/* ---- dot products of bytes with the query ----------------------------------------------------------------------------
  * out[r] = p . row r, without overflow by the choice of the query's scale; stride is a multiple of LANES. */
 typedef void scan_fn(const i8 *row, usize stride, usize n, const i16 *p, i32 *out);
 
@@ -305,7 +312,7 @@ static double dot(const float *x, const float *v, i64 dim)
     return sum + ((a[0] + a[1]) + (a[2] + a[3]));
 }
 
-/* ---- the first reading: estimates of all that pass the filter -------------------------------------------------------------------------- */
+/* ---- the first reading: estimates of all that pass the filter ----------------------------------------------------- */
 typedef struct {
     i16 *p;             /* [stride] the query in 16 bits */
     float scale;        /* t */
@@ -340,7 +347,8 @@ static err scan(vector_index *x, const probe *q, usize from, usize to)
     i32 out[BATCH];
     for (; from < to; from += BATCH) {
         usize n = to - from < BATCH ? to - from : BATCH;
-        if (!segment_good(s, s->has.part[PART_ROW].at + from * x->stride, n * x->stride)) return segment_damaged(s, "its rows are damaged");
+        if (!segment_good(s, s->has.part[PART_ROW].at + from * x->stride, n * x->stride))
+            return segment_damaged(s, "its rows are damaged");
         fn(x->row + from * x->stride, x->stride, n, q->p, out);
         for (usize i = 0; i < n; i++) x->guess[from + i] = (float)out[i] * (q->scale * x->grain[from + i].scale);
     }
@@ -368,7 +376,7 @@ static err scan_all(vector_index *x, const probe *q, const search_filter *filter
     return scan(x, q, from, x->n);
 }
 
-/* ---- the threshold -------------------------------------------------------------------------------------------------------------------- */
+/* ---- the threshold ------------------------------------------------------------------------------------------------ */
 static void offer(double *heap, usize *n, usize most, double one) /* keeps the largest; the least of them on top */
 {
     usize i;
@@ -417,7 +425,7 @@ static err survey(vector_index *x, const probe *q, usize most, double *reached, 
     return OK;
 }
 
-/* ---- the second reading ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the second reading ------------------------------------------------------------------------------------------- */
 typedef struct {
     i64 chunk;
     double score;
@@ -464,7 +472,8 @@ static err check_tables(vector_index *x)
     return OK;
 }
 
-err vector_search(vector_index *x, const float *query, const search_filter *filter, usize most, vector_hit **found, usize *n, float *least, float *mean)
+err vector_search(vector_index *x, const float *query, const search_filter *filter, usize most, vector_hit **found, usize *n,
+                  float *least, float *mean)
 {
     probe q = {0};
     scored *list = NULL;
@@ -501,8 +510,10 @@ err vector_cosine(vector_index *x, const float *query, const i64 *chunks, usize 
         usize low = 0, high = x->n;
         while (low < high) {
             usize middle = low + (high - low) / 2;
-            if (x->chunk[middle] < chunks[i]) low = middle + 1;
-            else high = middle;
+            if (x->chunk[middle] < chunks[i])
+                low = middle + 1;
+            else
+                high = middle;
         }
         double best = -1, score;
         for (; low < x->n && x->chunk[low] == chunks[i]; low++) {

@@ -1,4 +1,5 @@
-/* tests/fuzz/fuzz_vectors.c - any bytes as a vector index: an error or answers, as they are and with the checksums made to fit. */
+/* tests/fuzz/fuzz_vectors.c - any bytes as a vector index: an error or answers, as they are and with the checksums made to fit.
+ */
 #include "../rag/index_files.h"
 #include <sys/mman.h>
 

@@ -25,7 +25,8 @@ static inline void index_repair(u8 *p, usize n)
     if (c.n_blocks > rest / 8) return;
     u64 body = rest - c.n_blocks * 8;
     for (u64 b = 0; b < c.n_blocks && b * SEGMENT_BLOCK < body; b++) {
-        u64 len = body - b * SEGMENT_BLOCK < SEGMENT_BLOCK ? body - b * SEGMENT_BLOCK : SEGMENT_BLOCK, sum = hash64(p + b * SEGMENT_BLOCK, len, b);
+        u64 len = body - b * SEGMENT_BLOCK < SEGMENT_BLOCK ? body - b * SEGMENT_BLOCK : SEGMENT_BLOCK,
+            sum = hash64(p + b * SEGMENT_BLOCK, len, b);
         memcpy(p + body + b * 8, &sum, 8);
     }
     c.sums_hash = hash64(p + body, c.n_blocks * 8, 0);

@@ -110,11 +110,11 @@ static void test_refuses_disorder(void **state)
     keyword_close(NULL);
 }
 
-/* ---- against the definition -------------------------------------------------------------------------------------------------- */
+/* ---- against the definition --------------------------------------------------------------------------------------- */
 enum { DOCS = 400 };
-static const char *const words[] = {"서울의", "수도는", "결제", "시스템을", "server", "running", "데이터베이스", "2023년", "강", "강물이", "API를", "나무",
-                                    "하늘은", "국민의", "國家", "보험료", "급여를", "the", "payment", "networks", "통신사", "예산안", "위원회가", "제출하였다"};
-
+static const char *const words[] = {"서울의", "수도는", "결제",    "시스템을", "server", "running", "데이터베이스", "2023년",
+                                    "강",     "강물이", "API를",   "나무",     "하늘은", "국민의",  "國家",         "보험료",
+                                    "급여를", "the",    "payment", "networks", "통신사", "예산안",  "위원회가",     "제출하였다"};
 
 typedef struct {
     keyword_index *k;
@@ -239,7 +239,16 @@ static void test_definition(void **state)
     (void)state;
     static world w;
     world_make(&w, 5);
-    static const char *const queries[] = {"결제 시스템", "강", "서울의 수도는 어디인가요", "running servers", "API 2023년 강", "결제 결제 결제 나무", "國家 국민의 위원회가 제출하였다 하늘은", "강 없", "없는말 결제", "the payment networks"};
+    static const char *const queries[] = {"결제 시스템",
+                                          "강",
+                                          "서울의 수도는 어디인가요",
+                                          "running servers",
+                                          "API 2023년 강",
+                                          "결제 결제 결제 나무",
+                                          "國家 국민의 위원회가 제출하였다 하늘은",
+                                          "강 없",
+                                          "없는말 결제",
+                                          "the payment networks"};
     for (usize i = 0; i < COUNT_OF(queries); i++) check_query(&w, queries[i]);
     world_free(&w);
 }
@@ -291,7 +300,7 @@ static void test_long_text(void **state)
     buf_free(&text);
 }
 
-/* ---- damage --------------------------------------------------------------------------------------------------------------------- */
+/* ---- damage ------------------------------------------------------------------------------------------------------- */
 /* whatever the file: an error of kind FORMAT, or hits that are in order */
 static bool use(const char *path)
 {
@@ -391,7 +400,7 @@ static void test_out_of_memory(void **state)
     unlink(index_path());
 }
 
-/* ---- the public collections ------------------------------------------------------------------------------------------------------ */
+/* ---- the public collections --------------------------------------------------------------------------------------- */
 static void check_set(const char *name, double bar)
 {
     char docs[200], questions[200];
@@ -434,11 +443,14 @@ static void test_cisi(void **state) { (void)state, check_set("cisi", 0.365); }
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_finds),      cmocka_unit_test(test_filter),        cmocka_unit_test(test_empty),
-        cmocka_unit_test(test_refuses_disorder), cmocka_unit_test(test_definition), cmocka_unit_test(test_long_postings),
-        cmocka_unit_test(test_long_text),  cmocka_unit_test(test_damage),        cmocka_unit_test(test_out_of_memory),
-        cmocka_unit_test(test_korquad),    cmocka_unit_test(test_miracl),        cmocka_unit_test(test_autorag),
-        cmocka_unit_test(test_scifact),    cmocka_unit_test(test_cacm),          cmocka_unit_test(test_cisi),
+        cmocka_unit_test(test_finds),         cmocka_unit_test(test_filter),
+        cmocka_unit_test(test_empty),         cmocka_unit_test(test_refuses_disorder),
+        cmocka_unit_test(test_definition),    cmocka_unit_test(test_long_postings),
+        cmocka_unit_test(test_long_text),     cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_korquad),
+        cmocka_unit_test(test_miracl),        cmocka_unit_test(test_autorag),
+        cmocka_unit_test(test_scifact),       cmocka_unit_test(test_cacm),
+        cmocka_unit_test(test_cisi),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

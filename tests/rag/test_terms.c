@@ -96,7 +96,10 @@ static void test_english(void **state)
     assert_true(found_in("cat’s", "the cat", -1));
     assert_true(found_in("don't", "You don’t", -1));
     assert_int_equal(count("the of and To BE or NOT to be", true, -1), 0);
-    assert_int_equal(count("a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was will with", false, -1), 0);
+    assert_int_equal(count("a an and are as at be but by for if in into is it no not of on or such that the their then there "
+                           "these they this to was will with",
+                           false, -1),
+                     0);
     assert_int_equal(count("how", false, 0), 1);
 }
 
@@ -132,7 +135,8 @@ static void assert_span(const char *text, const char *query, u32 start, u32 end,
     bool good = false;
     for (usize i = 0; i < t.n; i++)
         for (usize k = 0; k < q.n; k++)
-            good = good || (t.t[i].hash == q.t[k].hash && t.t[i].field == field && q.t[k].field == field && t.t[i].start == start && t.t[i].end == end);
+            good = good || (t.t[i].hash == q.t[k].hash && t.t[i].field == field && q.t[k].field == field &&
+                            t.t[i].start == start && t.t[i].end == end);
     if (!good) fail_msg("%s: %s is not at [%u,%u)", text, query, start, end);
     terms_free(&t);
     terms_free(&q);
@@ -176,8 +180,10 @@ static void test_any_bytes(void **state)
         usize n = rng_u64(&r) % sizeof b;
         for (usize i = 0; i < n;) {
             u32 c = round % 3 == 0 ? 0 : (u32)(rng_u64(&r) % (round % 3 == 1 ? 0x800 : 0x30000));
-            if (c && i + 4 <= n) i += utf8_put(b + i, c);
-            else b[i++] = (char)rng_u64(&r);
+            if (c && i + 4 <= n)
+                i += utf8_put(b + i, c);
+            else
+                b[i++] = (char)rng_u64(&r);
         }
         check_any((str){b, n});
     }
@@ -265,7 +271,8 @@ static void test_out_of_memory(void **state)
     bool failed = false;
     for (i64 n = 1;; n++) {
         mem_fail_at(n);
-        err bad = terms_of(S("ﷺ ⅷ 결제시스템을 구축하였다 ㈜ Ⰰ Ꭰ running 결제시스템을 구축하였다 결제시스템을 구축하였다"), false, &t);
+        err bad =
+            terms_of(S("ﷺ ⅷ 결제시스템을 구축하였다 ㈜ Ⰰ Ꭰ running 결제시스템을 구축하였다 결제시스템을 구축하였다"), false, &t);
         mem_fail_at(0);
         if (!bad.code) break;
         failed = true;
@@ -280,9 +287,9 @@ static void test_out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_korean),    cmocka_unit_test(test_single_syllables),
-        cmocka_unit_test(test_mixed_words),   cmocka_unit_test(test_english),   cmocka_unit_test(test_folding),
-        cmocka_unit_test(test_questions),     cmocka_unit_test(test_positions), cmocka_unit_test(test_any_bytes),
+        cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_korean),      cmocka_unit_test(test_single_syllables),
+        cmocka_unit_test(test_mixed_words),   cmocka_unit_test(test_english),     cmocka_unit_test(test_folding),
+        cmocka_unit_test(test_questions),     cmocka_unit_test(test_positions),   cmocka_unit_test(test_any_bytes),
         cmocka_unit_test(test_long_runs),     cmocka_unit_test(test_hashes_stay), cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,7 +5,7 @@
 #include <math.h>
 
 typedef struct {
-    float *v; /* [n][dim] unit */
+    float *v;   /* [n][dim] unit */
     i64 *chunk; /* [n] */
     usize n;
     i64 dim;
@@ -19,7 +19,12 @@ static void to_unit(float *v, i64 dim)
     for (i64 i = 0; i < dim; i++) v[i] = (float)(v[i] / sqrt(sum));
 }
 
-typedef enum { RANDOM, CLUSTERED /* closer together than 8 bits can tell */, CROWDED /* all near one direction */, ALIKE /* few different ones */ } cloud;
+typedef enum {
+    RANDOM,
+    CLUSTERED /* closer together than 8 bits can tell */,
+    CROWDED /* all near one direction */,
+    ALIKE /* few different ones */
+} cloud;
 
 static void fill(rng *r, cloud s, const float *centre, float *v, i64 dim)
 {
@@ -32,7 +37,7 @@ static void fill(rng *r, cloud s, const float *centre, float *v, i64 dim)
 /* windows: vectors per chunk, 1 to 3; chunk keys in any order when `shuffled` */
 static world world_make(cloud s, usize n, i64 dim, bool windows, bool shuffled, u64 seed)
 {
-    world w = {mem_array(float, (i64)n * dim), mem_array(i64, n), n, dim, NULL};
+    world w = {mem_array(float, (i64)n *dim), mem_array(i64, n), n, dim, NULL};
     float *centre = mem_array(float, 8 * dim);
     rng r;
     rng_seed(&r, seed);
@@ -136,8 +141,10 @@ static void check_world(cloud s, usize n, i64 dim, bool windows, bool shuffled)
     rng_seed(&r, 77);
     float *q = mem_array(float, dim), *none = mem_array(float, 8 * dim);
     for (int i = 0; i < 12; i++) {
-        if (i % 3) memcpy(q, w.v + (i64)(rng_u64(&r) % n) * dim, (usize)dim * sizeof *q); /* one of them, or near one */
-        else fill(&r, RANDOM, none, q, dim);
+        if (i % 3)
+            memcpy(q, w.v + (i64)(rng_u64(&r) % n) * dim, (usize)dim * sizeof *q); /* one of them, or near one */
+        else
+            fill(&r, RANDOM, none, q, dim);
         if (i % 3 == 2) q[0] += 0.01f, to_unit(q, dim);
         check(&w, q, i % 2, (usize[]){1, 10, 100, n + 5}[i % 4]);
     }
@@ -254,7 +261,7 @@ static void test_extremes(void **state)
     }
 }
 
-/* ---- damage --------------------------------------------------------------------------------------------------------------------- */
+/* ---- damage ------------------------------------------------------------------------------------------------------- */
 static bool use(const char *path, const float *q, i64 dim)
 {
     vector_index *x;
