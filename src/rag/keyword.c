@@ -164,10 +164,14 @@ static int by_term(const void *x, const void *y)
     return a->field != b->field ? a->field - b->field : a->hash < b->hash ? -1 : a->hash > b->hash;
 }
 
-/* The different terms of a question with their postings; owned. `mass`: idf of the main field's. */
-static err ask(keyword_index *k, str query, asked **out, usize *n, float *mass)
+typedef struct {
+    float once, all; /* idf of the main field's terms: of the different ones, and as often as the question has them */
+} idf_mass;
+
+/* The different terms of a question with their postings; owned. */
+static err ask(keyword_index *k, str query, asked **out, usize *n, idf_mass *mass)
 {
-    *out = NULL, *n = 0, *mass = 0;
+    *out = NULL, *n = 0, *mass = (idf_mass){0};
     k->query.n = 0;
     TRY(terms_of(query, true, &k->query));
     if (!k->query.n) return OK;
@@ -190,7 +194,7 @@ static err ask(keyword_index *k, str query, asked **out, usize *n, float *mass)
         }
         a[i].idf = idf_of(k, a[i].list.df);
         a[i].weight *= a[i].idf;
-        if (a[i].field != 1) *mass += a[i].idf;
+        if (a[i].field != 1) mass->once += a[i].idf, mass->all += a[i].weight;
     }
     *out = a, *n = m;
     return OK;
@@ -233,7 +237,7 @@ static int by_rank(const void *x, const void *y)
 }
 
 /* The best `most` of the tallies that pass the filter. Makes all zero again. */
-static err select_best(keyword_index *k, const search_filter *filter, usize most, float mass, keyword_hit **found, usize *n)
+static err select_best(keyword_index *k, const search_filter *filter, usize most, idf_mass mass, keyword_hit **found, usize *n)
 {
     float best_main = 0, best_words = 0;
     usize passed = 0, kept = 0;
@@ -261,7 +265,8 @@ static err select_best(keyword_index *k, const search_filter *filter, usize most
     if (good) qsort(heap, kept, sizeof *heap, by_rank);
     for (usize i = 0; good && i < kept; i++) {
         const tally *t = &k->acc[heap[i].at];
-        h[i] = (keyword_hit){k->chunk[heap[i].at], heap[i].score, mass > 0 ? t->idf / mass : 0, mass > 0 ? t->main / mass : 0};
+        h[i] = (keyword_hit){k->chunk[heap[i].at], heap[i].score, mass.once > 0 ? t->idf / mass.once : 0,
+                             mass.all > 0 ? t->main / mass.all : 0};
     }
     memset(k->acc, 0, k->n * sizeof *k->acc);
     mem_free(heap);
@@ -275,7 +280,7 @@ err keyword_search(keyword_index *k, str query, const search_filter *filter, usi
     *found = NULL, *n = 0;
     asked *a;
     usize n_asked;
-    float mass;
+    idf_mass mass;
     TRY(ask(k, query, &a, &n_asked, &mass));
     if (!n_asked) return OK;
     err bad = OK;
@@ -298,7 +303,8 @@ float keyword_coverage(keyword_index *k, str query, str text)
 {
     asked *a;
     usize n;
-    float mass, covered = 0;
+    idf_mass mass;
+    float covered = 0;
     if (ask(k, query, &a, &n, &mass).code || !n) return 0;
     k->text.n = 0;
     if (terms_of(text, false, &k->text).code) k->text.n = 0;
@@ -311,7 +317,7 @@ float keyword_coverage(keyword_index *k, str query, str text)
         covered += one->idf;
     }
     mem_free(a);
-    return mass > 0 ? covered / mass : 0;
+    return mass.once > 0 ? covered / mass.once : 0;
 }
 
 float keyword_idf(keyword_index *k, u64 term_hash)

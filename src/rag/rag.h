@@ -64,7 +64,9 @@ i64  split_estimate(str text);                              /* tokens, model-fre
 
 /* ---- terms (terms.c) and the keyword index (keyword.c) ------------------------------------------------------------------------ */
 /* Terms of a text: field 0 has Hangul bigrams of ending-stripped words, Snowball stems of other words (33 stop words left out),
- * numbers, and both parts of mixed words; field 1 has the stripped words. Queries lose question words. `at` in code points. */
+ * numbers, and both parts of mixed words; field 1 has the stripped words; field 2 the first syllable of every Korean word and every
+ * Chinese character, of texts, and of a query that has nothing longer (which then has field 2 only). Queries lose question words.
+ * start, end: code points of the text; the part without the ending. */
 typedef struct { u64 hash; u32 start, end; u8 field; } term;
 typedef struct { term *t; usize n, cap; } terms;
 err  terms_of(str text, bool query, terms *out);            /* appended; text NFC */
@@ -82,12 +84,12 @@ err  keyword_builder_new(keyword_builder **);
 err  keyword_builder_add(keyword_builder *, i64 chunk, i64 document, str text); /* chunks in ascending order */
 err  keyword_builder_write(keyword_builder *, const char *path, u64 generation); /* atomic; frees in either case */
 void keyword_builder_drop(keyword_builder *);
-err  keyword_open(keyword_index **, const char *path);      /* FORMAT when damaged: the caller rebuilds */
+err  keyword_open(keyword_index **, const char *path);      /* FORMAT when damaged or of another version: the caller rebuilds. Most of the file is tested only when first read: searches give FORMAT too */
 void keyword_close(keyword_index *);
 u64  keyword_generation(const keyword_index *);
 typedef struct { bool (*keep)(void *ctx, i64 chunk, i64 document); void *ctx; } search_filter; /* keep NULL: all. Asked inside the search */
 /* BM25 (Lucene form, k1 1.2, b 0.75) per field, each over its best, fields weighted 1 and 0.5; scores of every chunk that holds a
- * term, best first, at most `most`. A query of one syllable is answered by prefix. A query without terms gives none. */
+ * term, best first, at most `most`, ties by chunk. A query of one syllable is answered by prefix. A query without terms gives none. */
 err  keyword_search(keyword_index *, str query, const search_filter *, usize most, keyword_hit **hits /* owned: mem_free */, usize *n);
 /* coverage of an arbitrary text by the index's idf (sentences, spans) */
 float keyword_coverage(keyword_index *, str query, str text);
@@ -97,10 +99,10 @@ float keyword_idf(keyword_index *, u64 term_hash);          /* of field 0; a ter
 typedef struct vector_index vector_index;
 typedef struct vector_builder vector_builder;
 err  vector_builder_new(vector_builder **, i64 dim);
-err  vector_builder_add(vector_builder *, i64 chunk, i64 document, const float *v /* [dim] unit */); /* several per chunk allowed (windows) */
+err  vector_builder_add(vector_builder *, i64 chunk, i64 document, const float *v /* [dim] unit, else INPUT */); /* several per chunk allowed (windows), in any order */
 err  vector_builder_write(vector_builder *, const char *path, u64 generation);
 void vector_builder_drop(vector_builder *);
-err  vector_open(vector_index **, const char *path);
+err  vector_open(vector_index **, const char *path);        /* FORMAT as keyword_open */
 void vector_close(vector_index *);
 u64  vector_generation(const vector_index *);
 i64  vector_dim(const vector_index *);
