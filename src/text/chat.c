@@ -25,7 +25,8 @@ err chat_template_new(chat_template **out, str source)
     chat_tokens tokens = {0};
     err bad = OK;
     *out = NULL;
-    if (source.n > CHAT_MAX_SOURCE) return err_new(ERR_FORMAT, "template: %zu bytes found, at most %d expected", source.n, CHAT_MAX_SOURCE);
+    if (source.n > CHAT_MAX_SOURCE)
+        return err_new(ERR_FORMAT, "template: %zu bytes found, at most %d expected", source.n, CHAT_MAX_SOURCE);
     arena *a = arena_new();
     chat_template *t = a ? arena_take(a, sizeof *t) : NULL;
     str text = t ? normalised(a, source) : (str){NULL, 0};
@@ -90,7 +91,8 @@ static void set_messages(chat_eval *ev, const chat_message *m, usize n)
     chat_list *l = chat_list_new(ev, n, LIST_PLAIN);
     if (n > INT32_MAX) chat_fail_as(ev, ERR_INPUT, "too many messages");
     for (usize i = 0; i < n && !ev->bad.code; i++)
-        chat_list_push(ev, l, chat_message_json(ev, m[i].json ? str_of(m[i].json) : (str){NULL, 0}, (i32)i, m[i].role, m[i].content));
+        chat_list_push(ev, l,
+                       chat_message_json(ev, m[i].json ? str_of(m[i].json) : (str){NULL, 0}, (i32)i, m[i].role, m[i].content));
     set_variable(ev, S("messages"), chat_list_value(l, CHAT_LITERAL));
 }
 

@@ -33,7 +33,8 @@ chat_value chat_member(chat_eval *ev, chat_value v, str name, u64 hash, u32 symb
         out = chat_loop_member(ev, v.loop, name);
         if (out.kind != V_MISSING) return out;
     }
-    if (v.kind == V_MACRO && str_eq(name, S("name"))) return chat_string_new(ev, ev->t->symbol[v.macro->node->name].text, CHAT_LITERAL);
+    if (v.kind == V_MACRO && str_eq(name, S("name")))
+        return chat_string_new(ev, ev->t->symbol[v.macro->node->name].text, CHAT_LITERAL);
     if (method_of(ev, v, name, symbol, &out)) return out; /* as Python: a method hides a key of the same name */
     if (v.kind == V_DICT || v.kind == V_NAMESPACE) found = chat_dict_get(v.dict, name, hash);
     return found ? *found : chat_undefined(UNDEF_MEMBER, symbol, v.kind);
@@ -106,7 +107,8 @@ static chat_value slice(chat_eval *ev, chat_value v, const chat_value part[3])
     i64 step = 1, first, n;
     chat_need_defined(ev, v);
     for (int i = 0; i < 3; i++)
-        if (part[i].kind != V_NONE && !chat_integer(part[i], &n)) return chat_fail(ev, "the parts of a slice are integers, %s found", chat_kind_name(part[i]));
+        if (part[i].kind != V_NONE && !chat_integer(part[i], &n))
+            return chat_fail(ev, "the parts of a slice are integers, %s found", chat_kind_name(part[i]));
     if (chat_integer(part[2], &n)) step = n;
     if (!step || step == INT64_MIN) return chat_fail(ev, "the step of a slice cannot be %lld", (long long)step);
     bool list = v.kind == V_LIST && (v.list->flavour <= LIST_TUPLE || v.list->flavour == LIST_RANGE);
@@ -222,7 +224,8 @@ static chat_value float_op(chat_eval *ev, chat_op op, double a, double b)
 
 static chat_value binary(chat_eval *ev, chat_op op, chat_value a, chat_value b)
 {
-    static const char *const sign[] = {[OP_SUB] = "-", [OP_MUL] = "*", [OP_DIV] = "/", [OP_FLOORDIV] = "//", [OP_MOD] = "%", [OP_POW] = "**"};
+    static const char *const sign[] = {
+        [OP_SUB] = "-", [OP_MUL] = "*", [OP_DIV] = "/", [OP_FLOORDIV] = "//", [OP_MOD] = "%", [OP_POW] = "**"};
     i64 i, j;
     double x, y;
     if (ev->bad.code) return nothing();
@@ -234,9 +237,9 @@ static chat_value binary(chat_eval *ev, chat_op op, chat_value a, chat_value b)
     if (repeats && list_a && chat_integer(b, &j)) return repeat(ev, a, j);
     if (repeats && list_b && chat_integer(a, &i)) return repeat(ev, b, i);
     if (op == OP_MOD && a.kind == V_STRING) {
-        chat_need_defined(ev, b);
         bool tuple = b.kind == V_LIST && b.list->flavour == LIST_TUPLE;
-        return chat_format(ev, a, &(chat_args){.arg = tuple ? b.list->item : &b, .n = tuple ? b.list->n : 1});
+        bool lookup = b.kind == V_LIST || b.kind == V_DICT || b.kind == V_UNDEFINED; /* what could be one may stay unused */
+        return chat_format(ev, a, &(chat_args){.arg = tuple ? b.list->item : &b, .n = tuple ? b.list->n : 1}, !tuple && lookup);
     }
     return cannot(ev, sign[op], a, b);
 }
@@ -281,7 +284,8 @@ static chat_args arguments(chat_eval *ev, const chat_node *n)
         } else if (k->kind == N_STARS) {
             if (v.kind != V_DICT) chat_fail(ev, "** needs a mapping, %s found", chat_kind_name(v));
             chat_keyword *kw = v.kind == V_DICT ? more_keywords(ev, &a, v.dict->n) : NULL;
-            for (u32 j = 0; kw && j < v.dict->n; j++) kw[a.n_kw++] = (chat_keyword){chat_bytes(v.dict->pair[j].key), v.dict->pair[j].value};
+            for (u32 j = 0; kw && j < v.dict->n; j++)
+                kw[a.n_kw++] = (chat_keyword){chat_bytes(v.dict->pair[j].key), v.dict->pair[j].value};
         } else if (k->kind == N_KEYWORD) {
             chat_keyword *kw = more_keywords(ev, &a, 1);
             if (kw) kw[a.n_kw++] = (chat_keyword){ev->t->symbol[k->name].text, v};
@@ -320,7 +324,8 @@ static bool bind_arguments(chat_eval *ev, const chat_builtin *row, const chat_ar
     for (u32 i = 0; i < a->n_kw; i++) {
         int at = parameter(row->params, a->kw[i].name);
         if (at < 0 || slot[at].kind != V_MISSING) {
-            chat_fail(ev, at < 0 ? "no argument is called '%.*s'" : "argument '%.*s' was given twice", (int)i64_min((i64)a->kw[i].name.n, 80), a->kw[i].name.p);
+            chat_fail(ev, at < 0 ? "no argument is called '%.*s'" : "argument '%.*s' was given twice",
+                      (int)i64_min((i64)a->kw[i].name.n, 80), a->kw[i].name.p);
             return false;
         }
         slot[at] = a->kw[i].value;
@@ -341,8 +346,10 @@ chat_value chat_builtin_call(chat_eval *ev, const chat_builtin *row, const char 
     if (!chat_enter(ev)) goto end;
     ev->what = what;
     ev->name = row->name;
-    if (!row->params) out = row->fn(ev, self, a);
-    else if (bind_arguments(ev, row, a, slot, &bound.n)) out = row->fn(ev, self, &bound);
+    if (!row->params)
+        out = row->fn(ev, self, a);
+    else if (bind_arguments(ev, row, a, slot, &bound.n))
+        out = row->fn(ev, self, &bound);
     ev->what = old_what;
     ev->name = old_name;
 end:

@@ -60,8 +60,10 @@ static void put_replacement(chat_build *b, chat_eval *ev, chat_value v, usize fr
 {
     str s = chat_bytes(text);
     bool own = !s.n || text.s->n_run > 1 || text.s->run[0].from.message >= 0;
-    if (own) chat_put_value(b, ev, text);
-    else chat_put(b, ev, s, v.s->n ? chat_string_from(v.s, from) : text.s->run[0].from);
+    if (own)
+        chat_put_value(b, ev, text);
+    else
+        chat_put(b, ev, s, v.s->n ? chat_string_from(v.s, from) : text.s->run[0].from);
 }
 
 chat_value chat_replace(chat_eval *ev, chat_value v, chat_value old, chat_value text, i64 count)
@@ -90,7 +92,10 @@ chat_value chat_replace(chat_eval *ev, chat_value v, chat_value old, chat_value 
     return chat_built(&b, ev, v.from, v.s->markup);
 }
 
-static bool ends_line(u32 c) { return (c >= 10 && c <= 13) || (c >= 0x1c && c <= 0x1e) || c == 0x85 || c == 0x2028 || c == 0x2029; }
+static bool ends_line(u32 c)
+{
+    return (c >= 10 && c <= 13) || (c >= 0x1c && c <= 0x1e) || c == 0x85 || c == 0x2028 || c == 0x2029;
+}
 
 chat_list *chat_lines(chat_eval *ev, chat_value v, bool keep_ends)
 {
@@ -157,7 +162,10 @@ FILTER(lower) { return (void)a, chat_recase(ev, chat_to_string(ev, v), CASE_LOWE
 FILTER(capitalize) { return (void)a, chat_recase(ev, chat_to_string(ev, v), CASE_CAPITAL); }
 FILTER(title) { return (void)a, chat_recase(ev, chat_to_string(ev, v), CASE_TITLE_FILTER); }
 FILTER(escape) { return (void)a, chat_escape(ev, v); }
-FILTER(trim) { return chat_strip(ev, chat_to_string(ev, v), chat_given(a, 0) ? chat_arg_text(ev, a, 0, "") : chat_none(), true, true); }
+FILTER(trim)
+{
+    return chat_strip(ev, chat_to_string(ev, v), chat_given(a, 0) ? chat_arg_text(ev, a, 0, "") : chat_none(), true, true);
+}
 FILTER(length) { return (void)a, chat_int(chat_length(ev, v)); }
 
 FILTER(safe)
@@ -174,7 +182,8 @@ FILTER(safe)
 
 FILTER(replace) /* old new count */
 {
-    return chat_replace(ev, chat_to_string(ev, v), chat_to_string(ev, a->arg[0]), chat_to_string(ev, a->arg[1]), chat_arg_int(ev, a, 2, -1));
+    return chat_replace(ev, chat_to_string(ev, v), chat_to_string(ev, a->arg[0]), chat_to_string(ev, a->arg[1]),
+                        chat_arg_int(ev, a, 2, -1));
 }
 
 FILTER(join) /* d attribute */
@@ -182,7 +191,8 @@ FILTER(join) /* d attribute */
     chat_list *l = chat_iterate(ev, v);
     if (chat_given(a, 1)) {
         chat_list *of = chat_list_new(ev, l->n, LIST_PLAIN);
-        for (u32 i = 0; i < l->n && !ev->bad.code; i++) chat_list_push(ev, of, chat_path(ev, l->item[i], a->arg[1], (chat_value){.kind = V_MISSING}));
+        for (u32 i = 0; i < l->n && !ev->bad.code; i++)
+            chat_list_push(ev, of, chat_path(ev, l->item[i], a->arg[1], (chat_value){.kind = V_MISSING}));
         l = of;
     }
     return chat_join(ev, chat_given(a, 0) ? chat_to_string(ev, a->arg[0]) : chat_string_lit(ev, ""), l, false);
@@ -197,16 +207,20 @@ static void put_indent(chat_build *b, chat_eval *ev, chat_value width, chat_valu
 {
     chat_origin from = line.from; /* it belongs to the line that it indents */
     i64 n;
-    if (width.kind == V_STRING) chat_put(b, ev, chat_bytes(width), from);
-    else if (width.kind == V_MISSING) put_spaces(b, ev, 4, from);
-    else if (chat_integer(width, &n)) put_spaces(b, ev, n, from);
-    else chat_fail(ev, "the width is an integer or a string, %s found", chat_kind_name(width));
+    if (width.kind == V_STRING)
+        chat_put(b, ev, chat_bytes(width), from);
+    else if (width.kind == V_MISSING)
+        put_spaces(b, ev, 4, from);
+    else if (chat_integer(width, &n))
+        put_spaces(b, ev, n, from);
+    else
+        chat_fail(ev, "the width is an integer or a string, %s found", chat_kind_name(width));
 }
 
 FILTER(indent) /* width first blank */
 {
     chat_build b = {0};
-    v = chat_to_string(ev, v);
+    if (v.kind != V_STRING) return chat_need_defined(ev, v), chat_fail(ev, "a string expected, %s found", chat_kind_name(v));
     chat_list *l = chat_lines(ev, v, false);
     str s = chat_bytes(v);
     bool first = chat_arg_true(a, 1), blank = chat_arg_true(a, 2);
@@ -244,13 +258,17 @@ static void put_number(chat_build *b, chat_eval *ev, const directive *d)
         return;
     }
     if (!floating && !chat_integer(d->v, &i)) {
-        if (!(fabs(f) < 9e18)) chat_fail(ev, "the number does not fit 64 bits");
-        else i = (i64)f;
+        if (!(fabs(f) < 9e18))
+            chat_fail(ev, "the number does not fit 64 bits");
+        else
+            i = (i64)f;
     }
     char conversion = d->conversion == 'i' || d->conversion == 'u' ? 'd' : d->conversion;
     if (!floating && conversion != 'd' && i < 0) chat_fail(ev, "%%%c of a negative number", conversion);
     snprintf(format, sizeof format, "%%%s*.*%s%c", d->flags, floating ? "" : "ll", conversion);
-    if (!ev->bad.code) n = floating ? snprintf(text, sizeof text, format, d->width, d->precision, f) : snprintf(text, sizeof text, format, d->width, d->precision, (long long)i);
+    if (!ev->bad.code)
+        n = floating ? snprintf(text, sizeof text, format, d->width, d->precision, f)
+                     : snprintf(text, sizeof text, format, d->width, d->precision, (long long)i);
     chat_put(b, ev, (str){text, (usize)i64_min(n, sizeof text - 1)}, d->v.from);
 }
 
@@ -261,8 +279,10 @@ static void put_directive(chat_build *b, chat_eval *ev, const directive *d)
         return;
     }
     chat_build t = {0};
-    if (d->conversion == 's') chat_put_value(&t, ev, d->v);
-    else chat_put_repr(&t, ev, d->v, 0);
+    if (d->conversion == 's')
+        chat_put_value(&t, ev, d->v);
+    else
+        chat_put_repr(&t, ev, d->v, 0);
     chat_value s = chat_built(&t, ev, d->v.from, false);
     if (s.kind == V_STRING && d->precision >= 0) s = chat_string_part(ev, s, 0, utf8_offset(chat_bytes(s), (usize)d->precision));
     i64 pad = d->width - chat_length(ev, s);
@@ -274,6 +294,7 @@ static void put_directive(chat_build *b, chat_eval *ev, const directive *d)
 /* the mapping that %(name)s looks into: a single mapping as argument, or the keywords of |format */
 static chat_value named(chat_eval *ev, const chat_args *a, str key)
 {
+    if (!chat_step(ev, a->n_kw / 8 + 1)) return chat_none();
     for (u32 i = 0; i < a->n_kw; i++)
         if (str_eq(a->kw[i].name, key)) return a->kw[i].value;
     chat_value *found = a->n == 1 && a->arg[0].kind == V_DICT ? chat_dict_get(a->arg[0].dict, key, chat_text_hash(key)) : NULL;
@@ -287,7 +308,7 @@ static int small_number(str s, usize *at)
     return n;
 }
 
-chat_value chat_format(chat_eval *ev, chat_value format, const chat_args *a)
+chat_value chat_format(chat_eval *ev, chat_value format, const chat_args *a, bool unused)
 {
     str s = chat_bytes(format);
     chat_build b = {0};
@@ -311,7 +332,8 @@ chat_value chat_format(chat_eval *ev, chat_value format, const chat_args *a)
             at++;
             d.precision = small_number(s, &at);
         }
-        if (d.width > 1000 || d.precision > 300) return chat_fail(ev, "a width of at most 1000 and a precision of at most 300 are possible");
+        if (d.width > 1000 || d.precision > 300)
+            return chat_fail(ev, "a width of at most 1000 and a precision of at most 300 are possible");
         d.conversion = at < s.n ? s.p[at++] : 0;
         from = at;
         if (d.conversion == '%') {
@@ -325,11 +347,11 @@ chat_value chat_format(chat_eval *ev, chat_value format, const chat_args *a)
         }
         put_directive(&b, ev, &d);
     }
-    if (used < a->n && !a->n_kw && !(a->n == 1 && a->arg[0].kind == V_DICT)) return chat_fail(ev, "more values than %% directives");
+    if (used < a->n && !a->n_kw && !unused) return chat_fail(ev, "more values than %% directives");
     return chat_built(&b, ev, format.from, false);
 }
 
-FILTER(format) { return chat_format(ev, chat_to_string(ev, v), a); }
+FILTER(format) { return chat_format(ev, chat_to_string(ev, v), a, false); }
 
 /* ---- filters of numbers ---- */
 static str trimmed(str s)
@@ -423,7 +445,7 @@ FILTER(round) /* precision method */
     if (digits < -300 || digits > 300) return chat_fail(ev, "a precision from -300 to 300 expected");
     if (ceiling || chat_string_is(method, "floor")) {
         double scale = pow(10, (double)digits);
-        return chat_float((ceiling ? ceil(f * scale) : floor(f * scale)) / scale);
+        return chat_float((ceiling ? ceil(f * scale) : floor(f * scale)) / scale + 0.0); /* never -0.0 */
     }
     if (!chat_string_is(method, "common")) return chat_fail(ev, "a method 'common', 'ceil' or 'floor' expected");
     if (chat_integer(v, &i) && digits >= 0) return chat_int(i);
@@ -433,7 +455,8 @@ FILTER(round) /* precision method */
         return chat_float(strtod(text, NULL));
     }
     double scale = pow(10, (double)-digits), r = rint(f / scale) * scale;
-    return chat_integer(v, &i) ? chat_int((i64)r) : chat_float(r);
+    if (!chat_integer(v, &i)) return chat_float(r);
+    return fabs(r) < 9.2e18 ? chat_int((i64)r) : chat_fail(ev, "the result does not fit 64 bits");
 }
 
 static const chat_builtin filters[] = {

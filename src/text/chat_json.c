@@ -26,7 +26,8 @@ static chat_dict *members(chat_eval *ev, json_t *j, chat_origin from, int depth,
     for (void *it = json_object_iter(j); it && !ev->bad.code; it = json_object_iter_next(j, it)) {
         const char *key = json_object_iter_key(it);
         chat_value k = copied(ev, key, json_object_iter_key_len(it), from);
-        chat_dict_put(ev, d, k, from_json(ev, json_object_iter_value(it), message ? under_message(key, from.message) : from, depth + 1));
+        chat_dict_put(ev, d, k,
+                      from_json(ev, json_object_iter_value(it), message ? under_message(key, from.message) : from, depth + 1));
     }
     return d;
 }
@@ -39,14 +40,24 @@ static chat_value from_json(chat_eval *ev, json_t *j, chat_origin from, int dept
     case JSON_OBJECT: return chat_dict_value(members(ev, j, from, depth, false), from);
     case JSON_ARRAY: {
         chat_list *l = chat_list_new(ev, json_array_size(j), LIST_PLAIN);
-        for (usize i = 0; i < json_array_size(j) && !ev->bad.code; i++) chat_list_push(ev, l, from_json(ev, json_array_get(j, i), from, depth + 1));
+        for (usize i = 0; i < json_array_size(j) && !ev->bad.code; i++)
+            chat_list_push(ev, l, from_json(ev, json_array_get(j, i), from, depth + 1));
         return chat_list_value(l, from);
     }
     case JSON_STRING: return copied(ev, json_string_value(j), json_string_length(j), from);
-    case JSON_INTEGER: v.kind = V_INT; v.i = json_integer_value(j); break;
-    case JSON_REAL: v.kind = V_FLOAT; v.f = json_real_value(j); break;
+    case JSON_INTEGER:
+        v.kind = V_INT;
+        v.i = json_integer_value(j);
+        break;
+    case JSON_REAL:
+        v.kind = V_FLOAT;
+        v.f = json_real_value(j);
+        break;
     case JSON_TRUE:
-    case JSON_FALSE: v.kind = V_BOOL; v.b = json_is_true(j); break;
+    case JSON_FALSE:
+        v.kind = V_BOOL;
+        v.b = json_is_true(j);
+        break;
     default: break;
     }
     return v;
@@ -112,9 +123,12 @@ static void put_escaped(writer *w, u32 c, chat_origin from)
     static const char plain[] = "\"\\\n\r\t\b\f", letter[] = "\"\\nrtbf";
     char text[16];
     const char *k = c && c < 0x80 ? strchr(plain, (int)c) : NULL;
-    if (k) snprintf(text, sizeof text, "\\%c", letter[k - plain]);
-    else if (c < 0x10000) snprintf(text, sizeof text, "\\u%04x", c);
-    else snprintf(text, sizeof text, "\\u%04x\\u%04x", 0xd800 + ((c - 0x10000) >> 10), 0xdc00 + ((c - 0x10000) & 0x3ff));
+    if (k)
+        snprintf(text, sizeof text, "\\%c", letter[k - plain]);
+    else if (c < 0x10000)
+        snprintf(text, sizeof text, "\\u%04x", c);
+    else
+        snprintf(text, sizeof text, "\\u%04x\\u%04x", 0xd800 + ((c - 0x10000) >> 10), 0xdc00 + ((c - 0x10000) & 0x3ff));
     chat_put(&w->b, w->ev, str_of(text), from);
 }
 
@@ -145,8 +159,10 @@ static bool put_scalar(writer *w, chat_value v)
     case V_BOOL: snprintf(text, sizeof text, "%s", v.b ? "true" : "false"); break;
     case V_INT: snprintf(text, sizeof text, "%lld", (long long)v.i); break;
     case V_FLOAT:
-        if (isnan(v.f) || isinf(v.f)) snprintf(text, sizeof text, "%s", isnan(v.f) ? "NaN" : v.f < 0 ? "-Infinity" : "Infinity");
-        else chat_float_text(v.f, text);
+        if (isnan(v.f) || isinf(v.f))
+            snprintf(text, sizeof text, "%s", isnan(v.f) ? "NaN" : v.f < 0 ? "-Infinity" : "Infinity");
+        else
+            chat_float_text(v.f, text);
         break;
     default: return false;
     }
@@ -229,7 +245,8 @@ chat_value chat_filter_tojson(chat_eval *ev, chat_value v, const chat_args *a)
     }
     if (chat_given(a, 2)) {
         chat_list *s = chat_iterate(ev, a->arg[2]);
-        if (s->n != 2 || s->item[0].kind != V_STRING || s->item[1].kind != V_STRING) return chat_fail(ev, "separators must be two strings");
+        if (s->n != 2 || s->item[0].kind != V_STRING || s->item[1].kind != V_STRING)
+            return chat_fail(ev, "separators must be two strings");
         w.item_end = s->item[0];
         w.key_end = s->item[1];
     }

@@ -98,7 +98,8 @@ static err push_text(lexer *x, usize from, usize to, int sign, bool variable)
     return text.n ? push(x, (chat_token){.kind = T_TEXT, .text = text}) : OK;
 }
 
-/* After the sign of an end tag at `at` (its first byte): the position behind it with the white space it takes, 0: no end tag here. */
+/* After the sign of an end tag at `at` (its first byte): the position behind it with the white space it takes, 0: no end tag
+ * here. */
 static usize end_mark(const lexer *x, usize at, const char *mark, bool trim)
 {
     int c = peek(x, at);
@@ -141,7 +142,10 @@ static err lex_raw(lexer *x)
     return lex_fail(x, "{% raw %} is never closed by {% endraw %}");
 }
 
-static bool word_byte(int c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c >= 0x80; }
+static bool word_byte(int c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c >= 0x80;
+}
 static bool digit(int c) { return c >= '0' && c <= '9'; }
 
 static usize digits(const lexer *x, usize at)
@@ -171,7 +175,8 @@ static err lex_number(lexer *x)
     if (peek(x, from) == '0' && base != 10) {
         at = from + 2;
         while (word_byte(peek(x, at))) at++;
-        if (at == from + 2 || !number_value((str){x->s.p + from + 2, at - from - 2}, base, &t)) return lex_fail(x, "malformed number");
+        if (at == from + 2 || !number_value((str){x->s.p + from + 2, at - from - 2}, base, &t))
+            return lex_fail(x, "malformed number");
     } else {
         bool after_dot = from > 0 && x->s.p[from - 1] == '.';
         if (!after_dot && peek(x, at) == '.' && digit(peek(x, at + 1))) {
@@ -217,7 +222,8 @@ static bool unescape(const lexer *x, usize *at, usize end, char *out, usize *n)
         *n += utf8_put(out + *n, u >= 0xd800 && u < 0xe000 ? 0xfffd : u);
     } else if (c >= '0' && c <= '7') {
         u = (u32)(c - '0');
-        for (int i = 0; i < 2 && *at < end && x->s.p[*at] >= '0' && x->s.p[*at] <= '7'; i++) u = u * 8 + (u32)(x->s.p[(*at)++] - '0');
+        for (int i = 0; i < 2 && *at < end && x->s.p[*at] >= '0' && x->s.p[*at] <= '7'; i++)
+            u = u * 8 + (u32)(x->s.p[(*at)++] - '0');
         *n += utf8_put(out + *n, u);
     } else {
         out[(*n)++] = '\\';
@@ -288,8 +294,7 @@ static err lex_tag(lexer *x, bool variable)
             return OK;
         }
         int c = peek(x, x->at);
-        if (x->at >= x->s.n)
-            return err_new(ERR_FORMAT, "template: line %u: %s is never closed", line, variable ? "{{" : "{%");
+        if (x->at >= x->s.n) return err_new(ERR_FORMAT, "template: line %u: %s is never closed", line, variable ? "{{" : "{%");
         if (digit(c)) {
             TRY(lex_number(x));
         } else if (word_byte(c)) {
@@ -321,9 +326,12 @@ err chat_lex(arena *a, str source, chat_tokens *out)
         advance(&x, open);
         usize inside = open + 2 + (sign == '-' || sign == '+'), raw = kind == '%' ? raw_tag(&x, inside, "raw", false) : 0;
         advance(&x, raw ? raw : inside);
-        if (raw) TRY(lex_raw(&x));
-        else if (kind == '#') TRY(lex_comment(&x));
-        else TRY(lex_tag(&x, kind == '{'));
+        if (raw)
+            TRY(lex_raw(&x));
+        else if (kind == '#')
+            TRY(lex_comment(&x));
+        else
+            TRY(lex_tag(&x, kind == '{'));
     }
     return push(&x, (chat_token){.kind = T_END});
 }

@@ -15,7 +15,10 @@
 #define UNUSED ((void)ev, (void)a)
 
 /* ---- strings: taking apart ---- */
-static chat_value chars_argument(chat_eval *ev, const chat_args *a) { return chat_given(a, 0) ? chat_arg_text(ev, a, 0, "") : chat_none(); }
+static chat_value chars_argument(chat_eval *ev, const chat_args *a)
+{
+    return chat_given(a, 0) ? chat_arg_text(ev, a, 0, "") : chat_none();
+}
 METHOD(strip) { return chat_strip(ev, v, chars_argument(ev, a), true, true); }
 METHOD(lstrip) { return chat_strip(ev, v, chars_argument(ev, a), true, false); }
 METHOD(rstrip) { return chat_strip(ev, v, chars_argument(ev, a), false, true); }
@@ -59,10 +62,11 @@ static void turn(chat_list *l)
     }
 }
 
-/* the last place of `needle` that ends at or before `to`, or -1 */
-static i64 find_last(str s, str needle, usize to)
+/* The last place of `needle` that ends at or before `to`, or -1. The search is the simple one: it is paid for as if every place
+ * agreed to the end. */
+static i64 find_last(chat_eval *ev, str s, str needle, usize to)
 {
-    if (needle.n > to) return -1;
+    if (needle.n > to || !chat_step(ev, needle.n / 64 * (to / 64))) return -1;
     for (usize at = to - needle.n;; at--) {
         if (!memcmp(s.p + at, needle.p, needle.n)) return (i64)at;
         if (!at) return -1;
@@ -85,24 +89,26 @@ static chat_value split(chat_eval *ev, chat_value v, const chat_args *a, bool ri
     if (!sep.n) return chat_fail(ev, "the separator is empty");
     usize from = 0, to = s.n;
     for (i64 at; max > 0 && chat_step(ev, 1); max--) {
-        at = right ? find_last(s, sep, to) : str_find(s, sep, from);
+        at = right ? find_last(ev, s, sep, to) : str_find(s, sep, from);
         if (at < 0) break;
         chat_list_push(ev, l, right ? chat_string_part(ev, v, (usize)at + sep.n, to) : chat_string_part(ev, v, from, (usize)at));
-        if (right) to = (usize)at;
-        else from = (usize)at + sep.n;
+        if (right)
+            to = (usize)at;
+        else
+            from = (usize)at + sep.n;
     }
     chat_list_push(ev, l, chat_string_part(ev, v, from, to));
     if (right) turn(l);
     return chat_list_value(l, v.from);
 }
-METHOD(split) { return split(ev, v, a, false); }  /* sep maxsplit */
+METHOD(split) { return split(ev, v, a, false); } /* sep maxsplit */
 METHOD(rsplit) { return split(ev, v, a, true); }
 
 static chat_value partition(chat_eval *ev, chat_value v, const chat_args *a, bool right)
 {
     str s = chat_bytes(v), sep = chat_bytes(chat_arg_text(ev, a, 0, ""));
     if (!sep.n || !chat_step(ev, s.n / 8)) return chat_fail(ev, "the separator is empty");
-    i64 at = right ? find_last(s, sep, s.n) : str_find(s, sep, 0);
+    i64 at = right ? find_last(ev, s, sep, s.n) : str_find(s, sep, 0);
     chat_list *l = chat_list_new(ev, 3, LIST_TUPLE);
     usize cut = at >= 0 ? (usize)at : right ? 0 : s.n, behind = at >= 0 ? cut + sep.n : cut;
     chat_list_push(ev, l, chat_string_part(ev, v, 0, cut));
@@ -146,7 +152,7 @@ static i64 find_index(chat_eval *ev, chat_value v, const chat_args *a, bool righ
 {
     str s = chat_bytes(v), sub = chat_bytes(chat_arg_text(ev, a, 0, ""));
     if (!chat_step(ev, s.n / 8)) return -1;
-    i64 at = right ? find_last(s, sub, s.n) : str_find(s, sub, 0);
+    i64 at = right ? find_last(ev, s, sub, s.n) : str_find(s, sub, 0);
     return at < 0 ? -1 : (i64)utf8_count((str){s.p, (usize)at});
 }
 METHOD(find) { return chat_int(find_index(ev, v, a, false)); }
@@ -174,8 +180,9 @@ static chat_value all_are(chat_eval *ev, chat_value v, int what)
     for (usize at = 0; at < s.n;) {
         u32 c = utf8_next(s, &at);
         utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-        int is = (k == UTF8PROC_CATEGORY_ND ? IS_DIGIT | IS_NUMERIC : 0) | (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO ? IS_LETTER : 0) |
-                 (chat_is_space(c) ? IS_SPACE : 0) | (k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO ? IS_NUMERIC : 0);
+        int is = (k == UTF8PROC_CATEGORY_ND ? IS_DIGIT | IS_NUMERIC : 0) |
+                 (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO ? IS_LETTER : 0) | (chat_is_space(c) ? IS_SPACE : 0) |
+                 (k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO ? IS_NUMERIC : 0);
         if (!(is & what)) return chat_bool(false);
     }
     return chat_bool(s.n > 0);
@@ -186,7 +193,10 @@ METHOD(isalpha) { return (void)a, all_are(ev, v, IS_LETTER); }
 METHOD(isalnum) { return (void)a, all_are(ev, v, IS_LETTER | IS_NUMERIC); }
 METHOD(isspace) { return (void)a, all_are(ev, v, IS_SPACE); }
 
-static chat_value case_test(chat_eval *ev, chat_value v, const char *test) { return chat_builtin_call(ev, chat_test_find(str_of(test)), "test", v, &(chat_args){0}); }
+static chat_value case_test(chat_eval *ev, chat_value v, const char *test)
+{
+    return chat_builtin_call(ev, chat_test_find(str_of(test)), "test", v, &(chat_args){0});
+}
 METHOD(isupper) { return (void)a, case_test(ev, v, "upper"); }
 METHOD(islower) { return (void)a, case_test(ev, v, "lower"); }
 
@@ -201,13 +211,14 @@ METHOD(join) { return chat_join(ev, v, chat_iterate(ev, a->arg[0]), true); }
 METHOD(replace) /* old new count */
 {
     chat_value text = chat_arg_text(ev, a, 1, "");
-    return chat_replace(ev, v, chat_arg_text(ev, a, 0, ""), v.s->markup ? chat_escape(ev, text) : text, chat_arg_int(ev, a, 2, -1));
+    return chat_replace(ev, v, chat_arg_text(ev, a, 0, ""), v.s->markup ? chat_escape(ev, text) : text,
+                        chat_arg_int(ev, a, 2, -1));
 }
 
 /* ljust, rjust, center, zfill: filled up to a width */
 static chat_value fill(chat_eval *ev, chat_value v, const chat_args *a, char where)
 {
-    i64 width = chat_arg_int(ev, a, 0, 0), pad = i64_max(width - chat_length(ev, v), 0);
+    i64 width = chat_arg_int(ev, a, 0, 0), n = chat_length(ev, v), pad = width > n ? width - n : 0;
     chat_value with = where == '0' ? chat_string_lit(ev, "0") : chat_arg_text(ev, a, 1, " ");
     i64 left = where == 'l' ? 0 : where == 'c' ? pad / 2 + (pad & width & 1) : pad;
     chat_build b = {0};
@@ -232,6 +243,7 @@ static chat_value field_value(chat_eval *ev, str f, const chat_args *a, u32 *nex
     while (n < f.n && f.p[n] != '.' && f.p[n] != '[') n++;
     str name = {f.p, n};
     chat_value v = {.kind = V_MISSING};
+    if (!chat_step(ev, a->n_kw / 8 + 1)) return v;
     if (!n) i = (*next)++;
     if (!n || str_i64(name, &i)) {
         if (i >= 0 && i < a->n) v = a->arg[i];
@@ -246,9 +258,12 @@ static chat_value field_value(chat_eval *ev, str f, const chat_args *a, u32 *nex
         while (n < f.n && (item ? f.p[n] != ']' : f.p[n] != '.' && f.p[n] != '[')) n++;
         str part = {f.p + from, n - from};
         n += item;
-        if (item && str_i64(part, &i)) v = chat_at(ev, v, chat_int(i), SYM_NONE);
-        else if (item) v = chat_at(ev, v, chat_string_new(ev, part, CHAT_LITERAL), SYM_NONE);
-        else v = chat_member(ev, v, part, chat_text_hash(part), SYM_NONE);
+        if (item && str_i64(part, &i))
+            v = chat_at(ev, v, chat_int(i), SYM_NONE);
+        else if (item)
+            v = chat_at(ev, v, chat_string_new(ev, part, CHAT_LITERAL), SYM_NONE);
+        else
+            v = chat_member(ev, v, part, chat_text_hash(part), SYM_NONE);
     }
     return v;
 }
@@ -275,8 +290,10 @@ METHOD(format)
         if (repr || str_ends(f, S("!s"))) f.n -= 2;
         if (str_find(f, S(":"), 0) >= 0) return chat_fail(ev, "a format behind ':' is not supported");
         chat_value x = field_value(ev, f, a, &next);
-        if (repr) chat_put_repr(&b, ev, x, 0);
-        else chat_put_value(&b, ev, x);
+        if (repr)
+            chat_put_repr(&b, ev, x, 0);
+        else
+            chat_put_value(&b, ev, x);
         at = (usize)end + 1;
     }
     return chat_built(&b, ev, v.from, v.s->markup);
@@ -336,38 +353,86 @@ METHOD(changed)
 }
 
 static const chat_builtin string_methods[] = {
-    {"strip", "chars", 0, method_strip}, {"lstrip", "chars", 0, method_lstrip}, {"rstrip", "chars", 0, method_rstrip},
-    {"split", "sep maxsplit", 0, method_split}, {"rsplit", "sep maxsplit", 0, method_rsplit},
-    {"splitlines", "keepends", 0, method_splitlines}, {"partition", "sep", 1, method_partition},
-    {"rpartition", "sep", 1, method_rpartition}, {"startswith", "prefix", 1, method_startswith},
-    {"endswith", "suffix", 1, method_endswith}, {"removeprefix", "prefix", 1, method_removeprefix},
-    {"removesuffix", "suffix", 1, method_removesuffix}, {"find", "sub", 1, method_find}, {"rfind", "sub", 1, method_rfind},
-    {"index", "sub", 1, method_index}, {"rindex", "sub", 1, method_rindex}, {"count", "sub", 1, method_count},
-    {"replace", "old new count", 2, method_replace}, {"join", "iterable", 1, method_join}, {"format", NULL, 0, method_format},
-    {"upper", "", 0, method_upper}, {"lower", "", 0, method_lower}, {"casefold", "", 0, method_lower}, {"title", "", 0, method_title},
-    {"capitalize", "", 0, method_capitalize}, {"swapcase", "", 0, method_swapcase}, {"ljust", "width fillchar", 1, method_ljust},
-    {"rjust", "width fillchar", 1, method_rjust}, {"center", "width fillchar", 1, method_center}, {"zfill", "width", 1, method_zfill},
-    {"isdigit", "", 0, method_isdigit}, {"isdecimal", "", 0, method_isdigit}, {"isnumeric", "", 0, method_isnumeric},
-    {"isalpha", "", 0, method_isalpha}, {"isalnum", "", 0, method_isalnum}, {"isspace", "", 0, method_isspace},
-    {"isupper", "", 0, method_isupper}, {"islower", "", 0, method_islower}, {NULL},
+    {"strip", "chars", 0, method_strip},
+    {"lstrip", "chars", 0, method_lstrip},
+    {"rstrip", "chars", 0, method_rstrip},
+    {"split", "sep maxsplit", 0, method_split},
+    {"rsplit", "sep maxsplit", 0, method_rsplit},
+    {"splitlines", "keepends", 0, method_splitlines},
+    {"partition", "sep", 1, method_partition},
+    {"rpartition", "sep", 1, method_rpartition},
+    {"startswith", "prefix", 1, method_startswith},
+    {"endswith", "suffix", 1, method_endswith},
+    {"removeprefix", "prefix", 1, method_removeprefix},
+    {"removesuffix", "suffix", 1, method_removesuffix},
+    {"find", "sub", 1, method_find},
+    {"rfind", "sub", 1, method_rfind},
+    {"index", "sub", 1, method_index},
+    {"rindex", "sub", 1, method_rindex},
+    {"count", "sub", 1, method_count},
+    {"replace", "old new count", 2, method_replace},
+    {"join", "iterable", 1, method_join},
+    {"format", NULL, 0, method_format},
+    {"upper", "", 0, method_upper},
+    {"lower", "", 0, method_lower},
+    {"casefold", "", 0, method_lower},
+    {"title", "", 0, method_title},
+    {"capitalize", "", 0, method_capitalize},
+    {"swapcase", "", 0, method_swapcase},
+    {"ljust", "width fillchar", 1, method_ljust},
+    {"rjust", "width fillchar", 1, method_rjust},
+    {"center", "width fillchar", 1, method_center},
+    {"zfill", "width", 1, method_zfill},
+    {"isdigit", "", 0, method_isdigit},
+    {"isdecimal", "", 0, method_isdigit},
+    {"isnumeric", "", 0, method_isnumeric},
+    {"isalpha", "", 0, method_isalpha},
+    {"isalnum", "", 0, method_isalnum},
+    {"isspace", "", 0, method_isspace},
+    {"isupper", "", 0, method_isupper},
+    {"islower", "", 0, method_islower},
+    {NULL},
 };
 static const chat_builtin dict_methods[] = {
-    {"items", "", 0, method_items}, {"get", "key default", 1, method_get}, {"keys", "", 0, method_keys}, {"values", "", 0, method_values},
-    {"copy", "", 0, method_itself}, {"pop"}, {"popitem"}, {"clear"}, {"update"}, {"setdefault"}, {NULL},
+    {"items", "", 0, method_items},
+    {"get", "key default", 1, method_get},
+    {"keys", "", 0, method_keys},
+    {"values", "", 0, method_values},
+    {"copy", "", 0, method_itself},
+    {"pop"},
+    {"popitem"},
+    {"clear"},
+    {"update"},
+    {"setdefault"},
+    {NULL},
 };
 static const chat_builtin list_methods[] = {
-    {"index", "value", 1, method_list_index}, {"count", "value", 1, method_list_count}, {"copy", "", 0, method_itself}, {"append"}, {"pop"},
-    {"extend"}, {"insert"}, {"remove"}, {"clear"}, {"reverse"}, {"sort"}, {NULL},
+    {"index", "value", 1, method_list_index},
+    {"count", "value", 1, method_list_count},
+    {"copy", "", 0, method_itself},
+    {"append"},
+    {"pop"},
+    {"extend"},
+    {"insert"},
+    {"remove"},
+    {"clear"},
+    {"reverse"},
+    {"sort"},
+    {NULL},
 };
 static const chat_builtin loop_methods[] = {{"cycle", NULL, 0, method_cycle}, {"changed", NULL, 0, method_changed}, {NULL}};
 
 const chat_builtin *chat_method_find(chat_value v, str name, bool *forbidden)
 {
     const chat_builtin *row = NULL;
-    if (v.kind == V_STRING) row = chat_row_find(string_methods, name);
-    else if (v.kind == V_DICT) row = chat_row_find(dict_methods, name);
-    else if (v.kind == V_LIST && v.list->flavour <= LIST_TUPLE) row = chat_row_find(list_methods, name);
-    else if (v.kind == V_LOOP) row = chat_row_find(loop_methods, name);
+    if (v.kind == V_STRING)
+        row = chat_row_find(string_methods, name);
+    else if (v.kind == V_DICT)
+        row = chat_row_find(dict_methods, name);
+    else if (v.kind == V_LIST && (v.list->flavour <= LIST_TUPLE || v.list->flavour == LIST_RANGE))
+        row = chat_row_find(list_methods, name);
+    else if (v.kind == V_LOOP)
+        row = chat_row_find(loop_methods, name);
     *forbidden = row && !row->fn;
     return *forbidden ? NULL : row;
 }
@@ -384,9 +449,10 @@ GLOBAL(range) /* start stop step */
     if (!step) return chat_fail(ev, "the step is 0");
     u64 span = step > 0 ? (to > from ? (u64)to - (u64)from : 0) : from > to ? (u64)from - (u64)to : 0;
     u64 each = step > 0 ? (u64)step : 0 - (u64)step, n = span / each + (span % each != 0);
-    if (n > CHAT_MAX_RANGE) return chat_fail(ev, "a range of at most %d items expected, %llu found", CHAT_MAX_RANGE, (unsigned long long)n);
+    if (n > CHAT_MAX_RANGE)
+        return chat_fail(ev, "a range of at most %d items expected, %llu found", CHAT_MAX_RANGE, (unsigned long long)n);
     chat_list *l = chat_list_new(ev, n, LIST_RANGE);
-    for (u64 i = 0; i < n && !ev->bad.code; i++) chat_list_push(ev, l, chat_int(from + (i64)i * step));
+    for (u64 i = 0; i < n && !ev->bad.code; i++) chat_list_push(ev, l, chat_int((i64)((u64)from + i * (u64)step)));
     return chat_list_value(l, CHAT_LITERAL);
 }
 
@@ -396,16 +462,20 @@ static chat_dict *gather(chat_eval *ev, const chat_args *a)
     if (a->n > 1) chat_fail(ev, "one mapping or list of pairs expected, %u arguments given", a->n);
     chat_value from = a->n == 1 ? a->arg[0] : chat_none();
     if (from.kind == V_DICT || from.kind == V_NAMESPACE) {
-        for (u32 i = 0; i < from.dict->n && !ev->bad.code; i++) chat_dict_put(ev, d, from.dict->pair[i].key, from.dict->pair[i].value);
+        for (u32 i = 0; i < from.dict->n && !ev->bad.code; i++)
+            chat_dict_put(ev, d, from.dict->pair[i].key, from.dict->pair[i].value);
     } else if (a->n) {
         const chat_list *l = chat_iterate(ev, from);
         for (u32 i = 0; i < l->n && !ev->bad.code; i++) {
             const chat_list *pair = chat_iterate(ev, l->item[i]);
-            if (pair->n != 2) chat_fail(ev, "a list of pairs expected");
-            else chat_dict_put(ev, d, pair->item[0], pair->item[1]);
+            if (pair->n != 2)
+                chat_fail(ev, "a list of pairs expected");
+            else
+                chat_dict_put(ev, d, pair->item[0], pair->item[1]);
         }
     }
-    for (u32 i = 0; i < a->n_kw && !ev->bad.code; i++) chat_dict_put(ev, d, chat_string_new(ev, a->kw[i].name, CHAT_LITERAL), a->kw[i].value);
+    for (u32 i = 0; i < a->n_kw && !ev->bad.code; i++)
+        chat_dict_put(ev, d, chat_string_new(ev, a->kw[i].name, CHAT_LITERAL), a->kw[i].value);
     return d;
 }
 
@@ -439,8 +509,10 @@ GLOBAL(strftime_now) /* format */
     char text[1024], *pattern = ev->bad.code ? NULL : arena_str(ev->a, chat_bytes(format).p, chat_bytes(format).n);
     locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0); /* the day is not Freitag for a model */
     usize n = 0;
-    if (utc) gmtime_r(&now, &tm);
-    else localtime_r(&now, &tm);
+    if (utc)
+        gmtime_r(&now, &tm);
+    else
+        localtime_r(&now, &tm);
     if (pattern && plain) n = strftime_l(text, sizeof text, pattern, &tm, plain);
     if (plain) freelocale(plain);
     if (!n && chat_bytes(format).n) return chat_fail(ev, "the date is longer than %zu bytes, or empty", sizeof text - 1);
@@ -450,12 +522,9 @@ GLOBAL(strftime_now) /* format */
 }
 
 static const chat_builtin globals[] = {
-    {"range", "start stop step", 1, global_range},
-    {"dict", NULL, 0, global_dict},
-    {"namespace", NULL, 0, global_namespace},
-    {"raise_exception", "message", 1, global_raise_exception},
-    {"strftime_now", "format", 1, global_strftime_now},
-    {NULL},
+    {"range", "start stop step", 1, global_range},      {"dict", NULL, 0, global_dict},
+    {"namespace", NULL, 0, global_namespace},           {"raise_exception", "message", 1, global_raise_exception},
+    {"strftime_now", "format", 1, global_strftime_now}, {NULL},
 };
 
 const chat_builtin *chat_global_find(str name) { return chat_row_find(globals, name); }

@@ -52,8 +52,12 @@ static void no_memory(parser *p)
 
 static const char *describe(const chat_token *t, char out[64])
 {
-    static const char *const fixed[] = {[T_END] = "the end of the template", [T_TEXT] = "text", [T_OPEN_VAR] = "{{",
-                                        [T_CLOSE_VAR] = "}}", [T_OPEN_BLOCK] = "{%", [T_CLOSE_BLOCK] = "%}"};
+    static const char *const fixed[] = {[T_END] = "the end of the template",
+                                        [T_TEXT] = "text",
+                                        [T_OPEN_VAR] = "{{",
+                                        [T_CLOSE_VAR] = "}}",
+                                        [T_OPEN_BLOCK] = "{%",
+                                        [T_CLOSE_BLOCK] = "%}"};
     if (t->kind <= T_CLOSE_BLOCK) return fixed[t->kind];
     usize n = utf8_complete((str){t->text.p, t->text.n > 40 ? 40 : t->text.n});
     snprintf(out, 64, "%s'%.*s'", t->kind == T_STRING ? "the string " : "", (int)n, t->text.p);
@@ -91,8 +95,10 @@ static void expect_op(parser *p, int op)
 }
 static void expect(parser *p, chat_token_kind kind, const char *what)
 {
-    if (cur(p)->kind == kind) next(p);
-    else unexpected(p, what);
+    if (cur(p)->kind == kind)
+        next(p);
+    else
+        unexpected(p, what);
 }
 
 static u32 symbol_of(parser *p, str text)
@@ -150,7 +156,10 @@ static chat_node *add(parser *p, chat_node *n, chat_node *kid)
 }
 
 static chat_node *node1(parser *p, chat_node_kind kind, u32 line, chat_node *a) { return add(p, node(p, kind, line), a); }
-static chat_node *node2(parser *p, chat_node_kind kind, u32 line, chat_node *a, chat_node *b) { return add(p, node1(p, kind, line, a), b); }
+static chat_node *node2(parser *p, chat_node_kind kind, u32 line, chat_node *a, chat_node *b)
+{
+    return add(p, node1(p, kind, line, a), b);
+}
 
 static bool enter(parser *p)
 {
@@ -168,7 +177,8 @@ static chat_node *parse_postfix(parser *p, chat_node *n);
 static bool tuple_ends(const parser *p, const char *extra)
 {
     const chat_token *t = cur(p);
-    return t->kind == T_END || t->kind == T_CLOSE_VAR || t->kind == T_CLOSE_BLOCK || is_op(p, ')') || (extra && is_name(p, extra));
+    return t->kind == T_END || t->kind == T_CLOSE_VAR || t->kind == T_CLOSE_BLOCK || is_op(p, ')') ||
+           (extra && is_name(p, extra));
 }
 
 /* a, b, c or one expression; `empty`: nothing at all is an empty tuple (parentheses) */
@@ -178,8 +188,10 @@ static chat_node *parse_tuple(parser *p, bool conditional, bool empty, const cha
     chat_node *tuple = NULL, *first = NULL;
     while (!tuple_ends(p, end)) {
         chat_node *item = conditional ? parse_condition(p) : parse_or(p);
-        if (tuple) add(p, tuple, item);
-        else first = item;
+        if (tuple)
+            add(p, tuple, item);
+        else
+            first = item;
         if (!skip_op(p, ',')) break;
         if (!tuple) tuple = node1(p, N_TUPLE, line, first);
     }
@@ -264,7 +276,10 @@ static chat_node *parse_word(parser *p)
     if (n == &no_node) return n;
     n->name = symbol_of(p, t->text);
     if (p->macro_flags)
-        *p->macro_flags |= n->name == SYM_CALLER ? MACRO_CALLER : n->name == SYM_VARARGS ? MACRO_VARARGS : n->name == SYM_KWARGS ? MACRO_KWARGS : 0;
+        *p->macro_flags |= n->name == SYM_CALLER    ? MACRO_CALLER
+                           : n->name == SYM_VARARGS ? MACRO_VARARGS
+                           : n->name == SYM_KWARGS  ? MACRO_KWARGS
+                                                    : 0;
     return n;
 }
 
@@ -386,10 +401,14 @@ static chat_node *parse_call(parser *p, chat_node *callee)
 static chat_node *parse_postfix(parser *p, chat_node *n)
 {
     while (!p->bad.code) {
-        if (is_op(p, '.')) n = parse_dot(p, n);
-        else if (is_op(p, '[')) n = parse_subscript(p, n);
-        else if (is_op(p, '(')) n = parse_call(p, n);
-        else break;
+        if (is_op(p, '.'))
+            n = parse_dot(p, n);
+        else if (is_op(p, '['))
+            n = parse_subscript(p, n);
+        else if (is_op(p, '('))
+            n = parse_call(p, n);
+        else
+            break;
     }
     return n;
 }
@@ -403,7 +422,8 @@ static chat_node *parse_filter(parser *p, chat_node *value)
     if (n == &no_node) return n;
     n->name = name;
     n->row = chat_filter_find(t->text);
-    if (!n->row && !p->soft) return fail_at(p, t->line, "filter '%.*s' is not known", (int)i64_min((i64)t->text.n, 80), t->text.p);
+    if (!n->row && !p->soft)
+        return fail_at(p, t->line, "filter '%.*s' is not known", (int)i64_min((i64)t->text.n, 80), t->text.p);
     if (is_op(p, '(')) parse_arguments(p, n);
     return n;
 }
@@ -423,8 +443,10 @@ static chat_node *parse_test(parser *p, chat_node *value)
     const chat_token *a = cur(p);
     bool word = a->kind == T_NAME && !is_name(p, "else") && !is_name(p, "or") && !is_name(p, "and") && !is_name(p, "if") &&
                 !is_name(p, "not") && !is_name(p, "in");
-    if (is_op(p, '(')) parse_arguments(p, n);
-    else if (is_name(p, "is")) return fail_at(p, a->line, "tests cannot be chained with 'is'");
+    if (is_op(p, '('))
+        parse_arguments(p, n);
+    else if (is_name(p, "is"))
+        return fail_at(p, a->line, "tests cannot be chained with 'is'");
     else if (word || a->kind == T_STRING || a->kind == T_INT || a->kind == T_FLOAT || is_op(p, '[') || is_op(p, '{'))
         add(p, n, parse_postfix(p, parse_primary(p)));
     return negated ? node1(p, N_NOT, line, n) : n;
@@ -433,10 +455,14 @@ static chat_node *parse_test(parser *p, chat_node *value)
 static chat_node *parse_filters(parser *p, chat_node *n)
 {
     while (!p->bad.code) {
-        if (skip_op(p, '|')) n = parse_filter(p, n);
-        else if (is_name(p, "is")) n = parse_test(p, n);
-        else if (is_op(p, '(')) n = parse_call(p, n);
-        else break;
+        if (skip_op(p, '|'))
+            n = parse_filter(p, n);
+        else if (is_name(p, "is"))
+            n = parse_test(p, n);
+        else if (is_op(p, '('))
+            n = parse_call(p, n);
+        else
+            break;
     }
     return n;
 }
@@ -446,9 +472,12 @@ static chat_node *parse_unary(parser *p, bool with_filter)
     chat_node *n = &no_node;
     u32 line = cur(p)->line;
     if (!enter(p)) goto out;
-    if (skip_op(p, '-')) n = node1(p, N_NEG, line, parse_unary(p, false));
-    else if (skip_op(p, '+')) n = node1(p, N_POS, line, parse_unary(p, false));
-    else n = parse_primary(p);
+    if (skip_op(p, '-'))
+        n = node1(p, N_NEG, line, parse_unary(p, false));
+    else if (skip_op(p, '+'))
+        n = node1(p, N_POS, line, parse_unary(p, false));
+    else
+        n = parse_primary(p);
     n = parse_postfix(p, n);
     if (with_filter) n = parse_filters(p, n);
 out:
@@ -466,7 +495,8 @@ static chat_node *binary(parser *p, chat_op op, u32 line, chat_node *a, chat_nod
 static chat_node *parse_power(parser *p)
 {
     chat_node *n = parse_unary(p, true);
-    for (u32 line = cur(p)->line; skip_op(p, '*' << 8 | '*'); line = cur(p)->line) n = binary(p, OP_POW, line, n, parse_unary(p, true));
+    for (u32 line = cur(p)->line; skip_op(p, '*' << 8 | '*'); line = cur(p)->line)
+        n = binary(p, OP_POW, line, n, parse_unary(p, true));
     return n;
 }
 
@@ -475,7 +505,11 @@ static chat_node *parse_product(parser *p)
     chat_node *n = parse_power(p);
     for (;;) {
         u32 line = cur(p)->line;
-        chat_op op = skip_op(p, '*') ? OP_MUL : skip_op(p, '/') ? OP_DIV : skip_op(p, '/' << 8 | '/') ? OP_FLOORDIV : skip_op(p, '%') ? OP_MOD : OP_NONE;
+        chat_op op = skip_op(p, '*')              ? OP_MUL
+                     : skip_op(p, '/')            ? OP_DIV
+                     : skip_op(p, '/' << 8 | '/') ? OP_FLOORDIV
+                     : skip_op(p, '%')            ? OP_MOD
+                                                  : OP_NONE;
         if (!op) return n;
         n = binary(p, op, line, n, parse_power(p));
     }
@@ -507,7 +541,8 @@ static chat_op compare_op(parser *p)
     static const struct {
         u16 op;
         u8 is;
-    } row[] = {{'=' << 8 | '=', OP_EQ}, {'!' << 8 | '=', OP_NE}, {'<', OP_LT}, {'<' << 8 | '=', OP_LE}, {'>', OP_GT}, {'>' << 8 | '=', OP_GE}};
+    } row[] = {{'=' << 8 | '=', OP_EQ}, {'!' << 8 | '=', OP_NE}, {'<', OP_LT}, {'<' << 8 | '=', OP_LE}, {'>', OP_GT},
+               {'>' << 8 | '=', OP_GE}};
     for (usize i = 0; i < COUNT_OF(row); i++)
         if (skip_op(p, row[i].op)) return row[i].is;
     if (skip_name(p, "in")) return OP_IN;
@@ -532,8 +567,10 @@ static chat_node *parse_compare(parser *p)
     }
     if (!n_op || n == &no_node || p->bad.code) return n;
     n->ops = arena_take(p->t->a, n_op);
-    if (n->ops) memcpy(n->ops, ops, n_op);
-    else no_memory(p);
+    if (n->ops)
+        memcpy(n->ops, ops, n_op);
+    else
+        no_memory(p);
     return n;
 }
 
@@ -612,8 +649,10 @@ static chat_node *parse_target(parser *p, bool attributes, const char *end)
             if (!p->bad.code) item->name = name;
             if (attributes && is_op(p, '.')) item = parse_dot(p, item);
         }
-        if (tuple) add(p, tuple, item);
-        else first = item;
+        if (tuple)
+            add(p, tuple, item);
+        else
+            first = item;
         if (!skip_op(p, ',')) break;
         if (!tuple) tuple = node1(p, N_TUPLE, line, first);
     }
@@ -699,7 +738,8 @@ static chat_node *parse_macro(parser *p, u32 line, u32 name, const char *what, c
             if (n_param == COUNT_OF(param)) return fail_at(p, line, "a macro with more than 64 parameters");
             param[n_param] = take_name(p, "the name of a parameter");
             bool given = skip_op(p, '=');
-            if (!given && n_param && n->n_kid > 1 && n->kid[n_param]) return fail_at(p, line, "a parameter without a default after one with a default");
+            if (!given && n_param && n->n_kid > 1 && n->kid[n_param])
+                return fail_at(p, line, "a parameter without a default after one with a default");
             add(p, n, given ? parse_condition(p) : NULL);
             n_param++;
             if (!skip_op(p, ',')) break;
@@ -715,6 +755,7 @@ static chat_node *parse_macro(parser *p, u32 line, u32 name, const char *what, c
     p->n_loop = 0;
     chat_node *body = parse_frame(p, what, line, end);
     p->macro_flags = outer;
+    if (outer) *outer |= flags; /* what an inner macro uses the outer one is said to use, too: Jinja */
     p->n_loop = n_loop;
     next(p);
     if (p->bad.code || n == &no_node) return &no_node;
@@ -723,8 +764,10 @@ static chat_node *parse_macro(parser *p, u32 line, u32 name, const char *what, c
     n->name = name;
     n->flags = flags;
     n->param = arena_take(p->t->a, (n_param + 1) * sizeof(u32));
-    if (n->param) memcpy(n->param, param, n_param * sizeof(u32));
-    else no_memory(p);
+    if (n->param)
+        memcpy(n->param, param, n_param * sizeof(u32));
+    else
+        no_memory(p);
     return what[0] == 'c' ? node2(p, N_CALL_BLOCK, line, first, n) : n;
 }
 
@@ -815,7 +858,8 @@ static chat_node *parse_body(parser *p, const char *opened, u32 line, const char
             const chat_token *word = cur(p);
             if (word->kind == T_NAME && *ends && word_in(word->text, ends)) break;
             if (word->kind == T_NAME && *ends && (str_starts(word->text, S("end")) || word_in(word->text, "else elif")))
-                fail_at(p, word->line, "'%.*s' found inside '%s' of line %u", (int)i64_min((i64)word->text.n, 80), word->text.p, opened, line);
+                fail_at(p, word->line, "'%.*s' found inside '%s' of line %u", (int)i64_min((i64)word->text.n, 80), word->text.p,
+                        opened, line);
             add(p, body, parse_statement(p));
             expect(p, T_CLOSE_BLOCK, "%}");
         }
@@ -827,7 +871,8 @@ out:
 
 err chat_parse(chat_template *t, const chat_tokens *tokens)
 {
-    static const char *const known[] = {[SYM_NONE] = "", [SYM_LOOP] = "loop", [SYM_CALLER] = "caller", [SYM_VARARGS] = "varargs", [SYM_KWARGS] = "kwargs"};
+    static const char *const known[] = {
+        [SYM_NONE] = "", [SYM_LOOP] = "loop", [SYM_CALLER] = "caller", [SYM_VARARGS] = "varargs", [SYM_KWARGS] = "kwargs"};
     parser p = {.t = t, .at = tokens->at, .symbols = map_new()};
     if (!p.symbols) no_memory(&p);
     for (usize i = 0; i < COUNT_OF(known); i++) symbol_of(&p, str_of(known[i]));

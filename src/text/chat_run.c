@@ -11,7 +11,7 @@
 /* ---- scopes ---- */
 chat_value chat_lookup(chat_eval *ev, u32 name)
 {
-    for (const chat_scope *s = ev->scope; s; s = s->up)
+    for (const chat_scope *s = ev->scope; s && chat_step(ev, s->n / 16); s = s->up)
         for (u32 i = 0; i < s->n; i++)
             if (s->bind[i].name == name) return s->bind[i].value;
     chat_value v = ev->root[name];
@@ -21,7 +21,7 @@ chat_value chat_lookup(chat_eval *ev, u32 name)
 void chat_bind(chat_eval *ev, u32 name, chat_value v)
 {
     chat_scope *s = ev->scope;
-    if (ev->bad.code) return;
+    if (!chat_step(ev, s ? s->n / 16 : 0)) return;
     if (!s) {
         ev->root[name] = v;
         return;
@@ -69,14 +69,16 @@ static void assign(chat_eval *ev, const chat_node *target, chat_value v)
             return;
         }
         chat_value *old = chat_dict_get(space.dict, name->text, name->hash);
-        if (old) *old = v;
-        else chat_dict_put(ev, space.dict, chat_string_new(ev, name->text, CHAT_LITERAL), v);
+        if (old)
+            *old = v;
+        else
+            chat_dict_put(ev, space.dict, chat_string_new(ev, name->text, CHAT_LITERAL), v);
     } else {
         chat_fail(ev, "this cannot be assigned to");
     }
 }
 
-/* what executing `body` writes, as a string; break and continue inside end the capture */
+/* what executing `body` writes, as a string */
 static chat_value capture(chat_eval *ev, const chat_node *body, chat_flow *flow)
 {
     chat_build b = {0}, *out = ev->out;
@@ -114,7 +116,7 @@ static i64 loop_length(chat_eval *ev, chat_loop *l)
 {
     i64 n = 0;
     if (!l->test) return l->list->n;
-    for (u32 i = find_item(ev, l, 0); i < l->list->n; i = find_item(ev, l, i + 1)) n++;
+    for (u32 i = find_item(ev, l, 0); i < l->list->n && chat_step(ev, 1); i = find_item(ev, l, i + 1)) n++;
     return n;
 }
 
@@ -162,6 +164,7 @@ static chat_flow run_for(chat_eval *ev, const chat_node *n)
     chat_loop *l = loop_new(ev, n);
     if (!l) return FLOW_ON;
     u32 rounds = 0;
+    bool complete = false; /* some round came to its end: as in Jinja, one left by break or continue does not forbid the else */
     for (u32 i = find_item(ev, l, 0); i < l->list->n && chat_step(ev, 1); i = find_item(ev, l, i + 1)) {
         if (!inner || inner->captured) {
             if (!open_scope(ev, outer)) break;
@@ -176,9 +179,10 @@ static chat_flow run_for(chat_eval *ev, const chat_node *n)
         chat_bind(ev, SYM_LOOP, (chat_value){.kind = V_LOOP, .from = CHAT_LITERAL, .loop = l});
         flow = chat_execute(ev, n->kid[3]);
         ev->scope = outer;
+        complete |= flow == FLOW_ON;
         if (flow == FLOW_BREAK) break;
     }
-    if (!rounds && n->kid[4] && open_scope(ev, outer)) {
+    if (!complete && n->kid[4] && open_scope(ev, outer)) {
         flow = chat_execute(ev, n->kid[4]);
         ev->scope = outer;
         return flow;
@@ -218,8 +222,10 @@ static void bind_rest(chat_eval *ev, const chat_node *n, const chat_args *a)
         while (p < n_param && !str_eq(ev->t->symbol[n->param[p]].text, key)) p++;
         if (p < n_param && p >= a->n) continue;
         if (str_eq(key, S("caller")) && n->flags & MACRO_CALLER) continue;
-        if (named && p == n_param) chat_dict_put(ev, named, chat_string_new(ev, key, CHAT_LITERAL), a->kw[i].value);
-        else chat_fail(ev, "macro '%s' takes no argument '%.*s'", name, (int)i64_min((i64)key.n, 80), key.p);
+        if (named && p == n_param)
+            chat_dict_put(ev, named, chat_string_new(ev, key, CHAT_LITERAL), a->kw[i].value);
+        else
+            chat_fail(ev, "macro '%s' takes no argument '%.*s'", name, (int)i64_min((i64)key.n, 80), key.p);
     }
     if (rest) chat_bind(ev, SYM_VARARGS, chat_list_value(rest, CHAT_LITERAL));
     if (named) chat_bind(ev, SYM_KWARGS, chat_dict_value(named, CHAT_LITERAL));
@@ -235,7 +241,8 @@ static void bind_parameters(chat_eval *ev, const chat_node *n, const chat_args *
     for (u32 i = 0; i + 1 < n->n_kid && !ev->bad.code; i++) {
         const chat_value *kw = keyword(a, ev->t->symbol[n->param[i]].text);
         chat_value v = i < a->n ? a->arg[i] : kw ? *kw : (chat_value){.kind = V_MISSING};
-        if (v.kind == V_MISSING) v = n->kid[i + 1] ? chat_evaluate(ev, n->kid[i + 1]) : chat_undefined(UNDEF_ARGUMENT, n->param[i], 0);
+        if (v.kind == V_MISSING)
+            v = n->kid[i + 1] ? chat_evaluate(ev, n->kid[i + 1]) : chat_undefined(UNDEF_ARGUMENT, n->param[i], 0);
         chat_bind(ev, n->param[i], v);
     }
 }
@@ -267,14 +274,17 @@ static chat_flow run_if(chat_eval *ev, const chat_node *n)
     return FLOW_ON;
 }
 
-/* a body with a scope of its own; its text goes to the output, or with `text` into it */
+/* a body with a scope of its own; its text goes to the output, or with `text` into it. What a block wrote before it was left
+ * by break or continue is lost, as in Jinja. */
 static chat_flow run_inside(chat_eval *ev, const chat_node *body, chat_value *text)
 {
     chat_scope *outer = ev->scope;
     chat_flow flow = FLOW_ON;
     if (!open_scope(ev, outer)) return FLOW_ON;
-    if (text) *text = capture(ev, body, &flow);
-    else flow = chat_execute(ev, body);
+    if (text)
+        *text = capture(ev, body, &flow);
+    else
+        flow = chat_execute(ev, body);
     ev->scope = outer;
     return flow;
 }
@@ -309,9 +319,10 @@ static chat_flow run(chat_eval *ev, const chat_node *n)
     case N_SET: assign(ev, n->kid[0], chat_evaluate(ev, n->kid[1])); return FLOW_ON;
     case N_SET_BLOCK:
         flow = run_inside(ev, n->kid[2], &v);
+        if (flow != FLOW_ON) return flow;
         if (n->kid[1]) v = chat_filter_apply(ev, n->kid[1], v);
         assign(ev, n->kid[0], v);
-        return flow;
+        return FLOW_ON;
     case N_MACRO: chat_bind(ev, n->name, macro_value(ev, n)); return FLOW_ON;
     case N_CALL_BLOCK:
         v = macro_value(ev, n->kid[1]);
@@ -320,9 +331,10 @@ static chat_flow run(chat_eval *ev, const chat_node *n)
         return FLOW_ON;
     case N_FILTER_BLOCK:
         flow = run_inside(ev, n->kid[1], &v);
+        if (flow != FLOW_ON) return flow;
         v = chat_filter_apply(ev, n->kid[0], v);
         chat_put_value(ev->out, ev, v);
-        return flow;
+        return FLOW_ON;
     case N_WITH: return run_with(ev, n);
     case N_SCOPE: return run_inside(ev, n->kid[0], NULL);
     case N_BREAK: return FLOW_BREAK;

@@ -12,7 +12,9 @@
 /* attribute=... of a filter: the item itself when it is not given */
 static chat_value attribute_of(chat_eval *ev, chat_value item, chat_value attribute)
 {
-    return attribute.kind == V_MISSING || attribute.kind == V_NONE ? item : chat_path(ev, item, attribute, (chat_value){.kind = V_MISSING});
+    return attribute.kind == V_MISSING || attribute.kind == V_NONE
+               ? item
+               : chat_path(ev, item, attribute, (chat_value){.kind = V_MISSING});
 }
 
 static chat_value folded(chat_eval *ev, chat_value v, bool case_sensitive)
@@ -70,14 +72,16 @@ FILTER(items)
     (void)a;
     if (v.kind != V_DICT && v.kind != V_UNDEFINED) return chat_fail(ev, "a mapping expected, %s found", chat_kind_name(v));
     chat_list *l = chat_list_new(ev, v.kind == V_DICT ? v.dict->n : 0, LIST_LAZY);
-    for (u32 i = 0; i < l->cap && !ev->bad.code; i++) chat_list_push(ev, l, pair_of(ev, v.dict->pair[i].key, v.dict->pair[i].value));
+    for (u32 i = 0; i < l->cap && !ev->bad.code; i++)
+        chat_list_push(ev, l, pair_of(ev, v.dict->pair[i].key, v.dict->pair[i].value));
     return chat_list_value(l, v.from);
 }
 
 FILTER(attr) /* name */
 {
     chat_value name = chat_arg_text(ev, a, 0, "");
-    return v.kind == V_DICT ? chat_undefined(UNDEF_MEMBER, SYM_NONE, V_DICT) : chat_member(ev, v, chat_bytes(name), chat_text_hash(chat_bytes(name)), SYM_NONE);
+    return v.kind == V_DICT ? chat_undefined(UNDEF_MEMBER, SYM_NONE, V_DICT)
+                            : chat_member(ev, v, chat_bytes(name), chat_text_hash(chat_bytes(name)), SYM_NONE);
 }
 
 static chat_value groups(chat_eval *ev, chat_value v, const chat_args *a, bool batch)
@@ -85,7 +89,7 @@ static chat_value groups(chat_eval *ev, chat_value v, const chat_args *a, bool b
     const chat_list *from = chat_iterate(ev, v);
     i64 n = chat_arg_int(ev, a, 0, 1), at = 0, total = from->n;
     if (n < 1) return chat_fail(ev, "a number of at least 1 expected");
-    i64 n_group = batch ? (total + n - 1) / n : n;
+    i64 n_group = batch ? total / n + (total % n != 0) : n;
     chat_list *l = chat_list_new(ev, 0, LIST_LAZY);
     for (i64 g = 0; g < n_group && !ev->bad.code; g++) {
         i64 want = batch ? n : total / n + (g < total % n);
@@ -97,8 +101,8 @@ static chat_value groups(chat_eval *ev, chat_value v, const chat_args *a, bool b
     }
     return chat_list_value(l, v.from);
 }
-FILTER(batch) { return groups(ev, v, a, true); }   /* linecount fill_with */
-FILTER(slice) { return groups(ev, v, a, false); }  /* slices fill_with */
+FILTER(batch) { return groups(ev, v, a, true); }  /* linecount fill_with */
+FILTER(slice) { return groups(ev, v, a, false); } /* slices fill_with */
 
 /* ---- ordering ---- */
 typedef struct {
@@ -117,7 +121,10 @@ static void merge_sort(sorter *s, u32 *order, u32 *other, u32 from, u32 to)
     for (u32 k = from; k < to; k++) {
         bool right = i == mid;
         if (!right && j < to) {
-            int c = chat_order(s->ev, s->key[order[j]], s->key[order[i]]);
+            chat_value a = s->key[order[i]], b = s->key[order[j]];
+            bool none = a.kind == b.kind &&
+                        a.kind <= V_NONE; /* nor two undefined ones: Python compares keys in lists, for equality first */
+            int c = none ? 0 : chat_order(s->ev, b, a);
             right = s->reverse ? c > 0 : c < 0;
         }
         other[k] = order[right ? j++ : i++];
@@ -152,7 +159,8 @@ static chat_value *keys_of(chat_eval *ev, const chat_list *l, chat_value attribu
         for (usize at = 0; at <= s.n && !ev->bad.code;) {
             usize end = at;
             while (end < s.n && s.p[end] != ',') end++;
-            chat_list_push(ev, t, folded(ev, attribute_of(ev, l->item[i], chat_string_part(ev, attribute, at, end)), case_sensitive));
+            chat_list_push(ev, t,
+                           folded(ev, attribute_of(ev, l->item[i], chat_string_part(ev, attribute, at, end)), case_sensitive));
             at = end + 1;
         }
         key[i] = chat_list_value(t, CHAT_LITERAL);
@@ -232,20 +240,26 @@ FILTER(map)
     const chat_builtin *row = NULL;
     chat_value attribute = {.kind = V_MISSING}, otherwise = {.kind = V_MISSING};
     chat_args rest = *a;
+    if (!chat_truth(v)) return chat_list_value(chat_list_new(ev, 0, LIST_LAZY), v.from); /* none, too */
     for (u32 i = 0; i < a->n_kw && !a->n; i++) {
-        if (str_eq(a->kw[i].name, S("attribute"))) attribute = a->kw[i].value;
-        else if (str_eq(a->kw[i].name, S("default"))) otherwise = a->kw[i].value;
-        else return chat_fail(ev, "'attribute' and 'default' expected");
+        if (str_eq(a->kw[i].name, S("attribute")))
+            attribute = a->kw[i].value;
+        else if (str_eq(a->kw[i].name, S("default")))
+            otherwise = a->kw[i].value;
+        else
+            return chat_fail(ev, "'attribute' and 'default' expected");
     }
     if (attribute.kind == V_MISSING) {
         str name = name_argument(ev, a, 0);
-        if (!(row = chat_filter_find(name))) return chat_fail(ev, "filter '%.*s' is not known", (int)i64_min((i64)name.n, 80), name.p);
+        if (!(row = chat_filter_find(name)))
+            return chat_fail(ev, "filter '%.*s' is not known", (int)i64_min((i64)name.n, 80), name.p);
         rest = behind(a, 1);
     }
     const chat_list *l = chat_iterate(ev, v);
     chat_list *out = chat_list_new(ev, l->n, LIST_LAZY);
     for (u32 i = 0; i < l->n && chat_step(ev, 1); i++) {
-        chat_value item = row ? chat_builtin_call(ev, row, "filter", l->item[i], &rest) : chat_path(ev, l->item[i], attribute, otherwise);
+        chat_value item =
+            row ? chat_builtin_call(ev, row, "filter", l->item[i], &rest) : chat_path(ev, l->item[i], attribute, otherwise);
         chat_list_push(ev, out, item);
     }
     return chat_list_value(out, v.from);
@@ -256,10 +270,12 @@ static chat_value choose(chat_eval *ev, chat_value v, const chat_args *a, bool b
 {
     const chat_builtin *row = NULL;
     chat_args rest = *a;
+    if (!chat_truth(v)) return chat_list_value(chat_list_new(ev, 0, LIST_LAZY), v.from); /* none, too */
     if (by_attribute && !a->n) return chat_fail(ev, "the name of an attribute expected");
     if (a->n > by_attribute) {
         str name = name_argument(ev, a, by_attribute);
-        if (!(row = chat_test_find(name))) return chat_fail(ev, "test '%.*s' is not known", (int)i64_min((i64)name.n, 80), name.p);
+        if (!(row = chat_test_find(name)))
+            return chat_fail(ev, "test '%.*s' is not known", (int)i64_min((i64)name.n, 80), name.p);
         rest = behind(a, 1 + by_attribute);
     }
     const chat_list *l = chat_iterate(ev, v);
@@ -311,9 +327,16 @@ TEST(float) { return UNUSED, chat_bool(v.kind == V_FLOAT); }
 TEST(number) { return UNUSED, chat_bool(v.kind == V_INT || v.kind == V_FLOAT || v.kind == V_BOOL); }
 TEST(string) { return UNUSED, chat_bool(v.kind == V_STRING); }
 TEST(mapping) { return UNUSED, chat_bool(v.kind == V_DICT); }
-TEST(callable) { return UNUSED, chat_bool(v.kind == V_MACRO || v.kind == V_CALLABLE || v.kind == V_LOOP); }
+TEST(callable)
+{
+    return UNUSED, chat_bool(v.kind == V_MACRO || v.kind == V_CALLABLE || v.kind == V_LOOP || v.kind == V_UNDEFINED);
+}
 TEST(escaped) { return UNUSED, chat_bool(v.kind == V_STRING && v.s->markup); }
-TEST(iterable) { return UNUSED, chat_bool(v.kind == V_STRING || v.kind == V_LIST || v.kind == V_DICT || v.kind == V_UNDEFINED || v.kind == V_LOOP); }
+TEST(iterable)
+{
+    return UNUSED,
+           chat_bool(v.kind == V_STRING || v.kind == V_LIST || v.kind == V_DICT || v.kind == V_UNDEFINED || v.kind == V_LOOP);
+}
 TEST(sequence) /* has a length and can be indexed; an undefined value pretends to, as in Jinja */
 {
     bool list = v.kind == V_LIST && (v.list->flavour <= LIST_TUPLE || v.list->flavour == LIST_RANGE);
@@ -329,17 +352,18 @@ static bool cased(chat_eval *ev, chat_value v, chat_case how, chat_case other)
 TEST(lower) { return UNUSED, chat_bool(cased(ev, v, CASE_LOWER, CASE_UPPER)); }
 TEST(upper) { return UNUSED, chat_bool(cased(ev, v, CASE_UPPER, CASE_LOWER)); }
 
-static i64 remainder_of(chat_eval *ev, chat_value v, i64 by)
+static chat_value has_remainder(chat_eval *ev, chat_value v, i64 by, double want)
 {
-    i64 i = 0;
+    double f, m;
     chat_need_defined(ev, v);
-    if (!chat_integer(v, &i)) chat_fail(ev, "an integer expected, %s found", chat_kind_name(v));
-    if (!by) chat_fail(ev, "division by zero");
-    return ev->bad.code || by == -1 ? 0 : i % by;
+    if (!chat_number(v, &f)) return chat_fail(ev, "a number expected, %s found", chat_kind_name(v));
+    if (!by) return chat_fail(ev, "division by zero");
+    m = v.kind == V_INT ? (double)(by == -1 ? 0 : v.i % by) : fmod(f, (double)by);
+    return chat_bool(m == want || m == -want);
 }
-TEST(odd) { return UNUSED, chat_bool(remainder_of(ev, v, 2) != 0); }
-TEST(even) { return UNUSED, chat_bool(remainder_of(ev, v, 2) == 0); }
-TEST(divisibleby) { return chat_bool(remainder_of(ev, v, chat_arg_int(ev, a, 0, 0)) == 0); }
+TEST(odd) { return (void)a, has_remainder(ev, v, 2, 1); }
+TEST(even) { return (void)a, has_remainder(ev, v, 2, 0); }
+TEST(divisibleby) { return has_remainder(ev, v, chat_arg_int(ev, a, 0, 0), 0); }
 
 TEST(eq) { return chat_bool(chat_equal(ev, v, a->arg[0])); }
 TEST(ne) { return chat_bool(!chat_equal(ev, v, a->arg[0])); }
@@ -352,25 +376,43 @@ TEST(in) { return chat_bool(chat_contains(ev, a->arg[0], v)); }
 TEST(sameas)
 {
     chat_value w = a->arg[0];
-    bool one_object = v.kind == V_STRING ? v.kind == w.kind && v.s == w.s : v.kind == V_LIST ? v.kind == w.kind && v.list == w.list
-                    : v.kind == V_DICT   ? v.kind == w.kind && v.dict == w.dict : v.kind == w.kind && chat_equal(ev, v, w);
+    bool one_object = v.kind == V_STRING ? v.kind == w.kind && v.s == w.s
+                      : v.kind == V_LIST ? v.kind == w.kind && v.list == w.list
+                      : v.kind == V_DICT ? v.kind == w.kind && v.dict == w.dict
+                                         : v.kind == w.kind && chat_equal(ev, v, w);
     return chat_bool(one_object);
 }
 
-TEST(filter) { return (void)a, chat_bool(v.kind == V_STRING ? chat_filter_find(chat_bytes(v)) != NULL : (chat_need_defined(ev, v), false)); }
-TEST(test) { return (void)a, chat_bool(v.kind == V_STRING ? chat_test_find(chat_bytes(v)) != NULL : (chat_need_defined(ev, v), false)); }
+TEST(filter)
+{
+    return (void)a, chat_bool(v.kind == V_STRING ? chat_filter_find(chat_bytes(v)) != NULL : (chat_need_defined(ev, v), false));
+}
+TEST(test)
+{
+    return (void)a, chat_bool(v.kind == V_STRING ? chat_test_find(chat_bytes(v)) != NULL : (chat_need_defined(ev, v), false));
+}
 
 static const chat_builtin tests[] = {
-    {"defined", "", 0, test_defined}, {"undefined", "", 0, test_undefined}, {"none", "", 0, test_none}, {"string", "", 0, test_string},
-    {"mapping", "", 0, test_mapping}, {"iterable", "", 0, test_iterable}, {"sequence", "", 0, test_sequence}, {"number", "", 0, test_number},
-    {"integer", "", 0, test_integer}, {"float", "", 0, test_float}, {"boolean", "", 0, test_boolean}, {"true", "", 0, test_true},
-    {"false", "", 0, test_false}, {"callable", "", 0, test_callable}, {"escaped", "", 0, test_escaped}, {"lower", "", 0, test_lower},
-    {"upper", "", 0, test_upper}, {"odd", "", 0, test_odd}, {"even", "", 0, test_even}, {"divisibleby", "num", 1, test_divisibleby},
-    {"eq", "other", 1, test_eq}, {"equalto", "other", 1, test_eq}, {"==", "other", 1, test_eq}, {"ne", "other", 1, test_ne},
-    {"!=", "other", 1, test_ne}, {"lt", "other", 1, test_lt}, {"lessthan", "other", 1, test_lt}, {"<", "other", 1, test_lt},
-    {"le", "other", 1, test_le}, {"<=", "other", 1, test_le}, {"gt", "other", 1, test_gt}, {"greaterthan", "other", 1, test_gt},
-    {">", "other", 1, test_gt}, {"ge", "other", 1, test_ge}, {">=", "other", 1, test_ge}, {"in", "seq", 1, test_in},
-    {"sameas", "other", 1, test_sameas}, {"filter", "", 0, test_filter}, {"test", "", 0, test_test}, {NULL},
+    {"defined", "", 0, test_defined},    {"undefined", "", 0, test_undefined},
+    {"none", "", 0, test_none},          {"string", "", 0, test_string},
+    {"mapping", "", 0, test_mapping},    {"iterable", "", 0, test_iterable},
+    {"sequence", "", 0, test_sequence},  {"number", "", 0, test_number},
+    {"integer", "", 0, test_integer},    {"float", "", 0, test_float},
+    {"boolean", "", 0, test_boolean},    {"true", "", 0, test_true},
+    {"false", "", 0, test_false},        {"callable", "", 0, test_callable},
+    {"escaped", "", 0, test_escaped},    {"lower", "", 0, test_lower},
+    {"upper", "", 0, test_upper},        {"odd", "", 0, test_odd},
+    {"even", "", 0, test_even},          {"divisibleby", "num", 1, test_divisibleby},
+    {"eq", "other", 1, test_eq},         {"equalto", "other", 1, test_eq},
+    {"==", "other", 1, test_eq},         {"ne", "other", 1, test_ne},
+    {"!=", "other", 1, test_ne},         {"lt", "other", 1, test_lt},
+    {"lessthan", "other", 1, test_lt},   {"<", "other", 1, test_lt},
+    {"le", "other", 1, test_le},         {"<=", "other", 1, test_le},
+    {"gt", "other", 1, test_gt},         {"greaterthan", "other", 1, test_gt},
+    {">", "other", 1, test_gt},          {"ge", "other", 1, test_ge},
+    {">=", "other", 1, test_ge},         {"in", "seq", 1, test_in},
+    {"sameas", "other", 1, test_sameas}, {"filter", "", 0, test_filter},
+    {"test", "", 0, test_test},          {NULL},
 };
 
 const chat_builtin *chat_test_find(str name) { return chat_row_find(tests, name); }

@@ -59,8 +59,10 @@ void chat_put_part(chat_build *b, chat_eval *ev, const chat_string *s, usize fro
     u32 lo = 0, hi = s->n_run;
     while (lo < hi) {
         u32 mid = (lo + hi) / 2;
-        if (s->run[mid].end > from) hi = mid;
-        else lo = mid + 1;
+        if (s->run[mid].end > from)
+            hi = mid;
+        else
+            lo = mid + 1;
     }
     for (u32 i = lo; i < s->n_run && (i == lo || s->run[i - 1].end < to); i++)
         mark(b, ev, start + (s->run[i].end < to ? s->run[i].end : to), s->run[i].from);
@@ -129,19 +131,24 @@ static void put_quoted(chat_build *b, chat_eval *ev, chat_value v)
     str s = chat_bytes(v);
     char quote = s.n && memchr(s.p, '\'', s.n) && !memchr(s.p, '"', s.n) ? '"' : '\'';
     if (!chat_step(ev, s.n / 8)) return;
+    if (v.s->markup) chat_put(b, ev, S("Markup("), v.from);
     chat_put(b, ev, (str){&quote, 1}, v.from);
     for (usize at = 0, from = 0; at < s.n && !ev->bad.code; from = at) {
         u32 c = utf8_next(s, &at);
         char text[16];
-        if (c == (u8)quote || c == '\\') snprintf(text, sizeof text, "\\%c", (int)c);
-        else if (c == '\n' || c == '\r' || c == '\t') snprintf(text, sizeof text, "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
+        if (c == (u8)quote || c == '\\')
+            snprintf(text, sizeof text, "\\%c", (int)c);
+        else if (c == '\n' || c == '\r' || c == '\t')
+            snprintf(text, sizeof text, "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
         else if (printable(c)) {
             chat_put_part(b, ev, v.s, from, at);
             continue;
-        } else snprintf(text, sizeof text, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", c);
+        } else
+            snprintf(text, sizeof text, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", c);
         chat_put(b, ev, str_of(text), chat_string_from(v.s, from));
     }
     chat_put(b, ev, (str){&quote, 1}, v.from);
+    if (v.s->markup) chat_put(b, ev, S(")"), v.from);
 }
 
 static void put_list(chat_build *b, chat_eval *ev, chat_value v, int depth)
@@ -209,8 +216,10 @@ void chat_put_repr(chat_build *b, chat_eval *ev, chat_value v, int depth)
 
 void chat_put_value(chat_build *b, chat_eval *ev, chat_value v)
 {
-    if (v.kind == V_STRING) chat_put_part(b, ev, v.s, 0, v.s->n);
-    else if (v.kind != V_UNDEFINED && v.kind != V_MISSING) chat_put_repr(b, ev, v, 0);
+    if (v.kind == V_STRING)
+        chat_put_part(b, ev, v.s, 0, v.s->n);
+    else if (v.kind != V_UNDEFINED && v.kind != V_MISSING)
+        chat_put_repr(b, ev, v, 0);
 }
 
 chat_value chat_to_string(chat_eval *ev, chat_value v)
@@ -230,7 +239,12 @@ chat_value chat_escape(chat_eval *ev, chat_value v)
     if (!chat_step(ev, s.n / 8) || v.kind != V_STRING || v.s->markup) return v;
     usize from = 0;
     for (usize i = 0; i < s.n; i++) {
-        const char *e = s.p[i] == '&' ? "&amp;" : s.p[i] == '<' ? "&lt;" : s.p[i] == '>' ? "&gt;" : s.p[i] == '\'' ? "&#39;" : s.p[i] == '"' ? "&#34;" : NULL;
+        const char *e = s.p[i] == '&'    ? "&amp;"
+                        : s.p[i] == '<'  ? "&lt;"
+                        : s.p[i] == '>'  ? "&gt;"
+                        : s.p[i] == '\'' ? "&#39;"
+                        : s.p[i] == '"'  ? "&#34;"
+                                         : NULL;
         if (!e) continue;
         chat_put_part(&b, ev, v.s, from, i);
         chat_put(&b, ev, str_of(e), chat_string_from(v.s, i));
@@ -267,11 +281,16 @@ chat_value chat_recase(chat_eval *ev, chat_value v, chat_case how)
         char text[4];
         if (c == 0xdf && (how == CASE_UPPER || how == CASE_SWAP || (begins && how != CASE_LOWER)))
             chat_put(&b, ev, how == CASE_CAPITAL || how == CASE_TITLE ? S("Ss") : S("SS"), chat_string_from(v.s, from));
-        else if (c == d) chat_put_part(&b, ev, v.s, from, at);
-        else chat_put(&b, ev, (str){text, utf8_put(text, d)}, chat_string_from(v.s, from));
-        if (how == CASE_CAPITAL) begins = false;
-        else if (how == CASE_TITLE) begins = !is_cased(c);
-        else begins = chat_is_space(c) || (c < 0x80 && c && strchr("-({[<", (int)c)); /* Jinja's idea of a word */
+        else if (c == d)
+            chat_put_part(&b, ev, v.s, from, at);
+        else
+            chat_put(&b, ev, (str){text, utf8_put(text, d)}, chat_string_from(v.s, from));
+        if (how == CASE_CAPITAL)
+            begins = false;
+        else if (how == CASE_TITLE)
+            begins = !is_cased(c);
+        else
+            begins = chat_is_space(c) || (c < 0x80 && c && strchr("-({[<", (int)c)); /* Jinja's idea of a word */
     }
     return chat_built(&b, ev, v.from, v.s->markup);
 }

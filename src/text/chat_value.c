@@ -16,9 +16,12 @@ chat_value chat_fail_as(chat_eval *ev, err_code code, const char *fmt, ...)
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     text[utf8_complete(str_of(text))] = 0;
-    if (!ev->line) ev->bad = err_new(code, "%s", text); /* before rendering: the caller's input, not the template */
-    else if (ev->what) ev->bad = err_new(code, "template: line %u: %s '%s': %s", ev->line, ev->what, ev->name, text);
-    else ev->bad = err_new(code, "template: line %u: %s", ev->line, text);
+    if (!ev->line)
+        ev->bad = err_new(code, "%s", text); /* before rendering: the caller's input, not the template */
+    else if (ev->what)
+        ev->bad = err_new(code, "template: line %u: %s '%s': %s", ev->line, ev->what, ev->name, text);
+    else
+        ev->bad = err_new(code, "template: line %u: %s", ev->line, text);
     return chat_undefined(UNDEF_NAME, SYM_NONE, 0);
 }
 
@@ -53,8 +56,10 @@ void *chat_take(chat_eval *ev, usize n)
         return NULL;
     }
     void *p = arena_take(ev->a, n);
-    if (!p) chat_fail_as(ev, ERR_NOMEM, "out of memory");
-    else ev->taken += n;
+    if (!p)
+        chat_fail_as(ev, ERR_NOMEM, "out of memory");
+    else
+        ev->taken += n;
     return p;
 }
 
@@ -78,12 +83,15 @@ chat_value chat_undefined(chat_undef why, u32 symbol, u8 of)
 
 const char *chat_kind_name(chat_value v)
 {
-    static const char *const name[] = {[V_MISSING] = "nothing", [V_UNDEFINED] = "an undefined value", [V_NONE] = "none",
-                                       [V_BOOL] = "a truth value", [V_INT] = "an integer", [V_FLOAT] = "a number",
-                                       [V_STRING] = "a string", [V_LIST] = "a list", [V_DICT] = "a mapping",
-                                       [V_NAMESPACE] = "a namespace", [V_MACRO] = "a macro", [V_CALLABLE] = "a function",
+    static const char *const name[] = {[V_MISSING] = "nothing", [V_UNDEFINED] = "an undefined value",
+                                       [V_NONE] = "none",       [V_BOOL] = "a truth value",
+                                       [V_INT] = "an integer",  [V_FLOAT] = "a number",
+                                       [V_STRING] = "a string", [V_LIST] = "a list",
+                                       [V_DICT] = "a mapping",  [V_NAMESPACE] = "a namespace",
+                                       [V_MACRO] = "a macro",   [V_CALLABLE] = "a function",
                                        [V_LOOP] = "a loop"};
-    static const char *const list[] = {"a list", "a tuple", "a generator", "a view of items", "a view of keys", "a view of values", "a range"};
+    static const char *const list[] = {"a list",         "a tuple",          "a generator", "a view of items",
+                                       "a view of keys", "a view of values", "a range"};
     return v.kind == V_LIST ? list[v.list->flavour] : name[v.kind];
 }
 
@@ -96,8 +104,10 @@ void chat_need_defined(chat_eval *ev, chat_value v)
     switch (v.undef.why) {
     case UNDEF_NAME: chat_fail(ev, "'%.*s' is undefined", n, name.p); break;
     case UNDEF_MEMBER:
-        if (name.n) chat_fail(ev, "%s has no member '%.*s'", of, n, name.p);
-        else chat_fail(ev, "%s has no such member or item", of);
+        if (name.n)
+            chat_fail(ev, "%s has no member '%.*s'", of, n, name.p);
+        else
+            chat_fail(ev, "%s has no such member or item", of);
         break;
     case UNDEF_ARGUMENT: chat_fail(ev, "parameter '%.*s' was not given", n, name.p); break;
     case UNDEF_EMPTY: chat_fail(ev, "an item of an empty list is undefined"); break;
@@ -193,7 +203,8 @@ static int order(chat_eval *ev, chat_value a, chat_value b, int depth)
     }
     if (a.kind == V_LIST && b.kind == V_LIST && a.list->flavour == b.list->flavour && a.list->flavour <= LIST_TUPLE) {
         for (u32 i = 0; i < a.list->n && i < b.list->n; i++)
-            if (!equal(ev, a.list->item[i], b.list->item[i], depth + 1)) return order(ev, a.list->item[i], b.list->item[i], depth + 1);
+            if (!equal(ev, a.list->item[i], b.list->item[i], depth + 1))
+                return order(ev, a.list->item[i], b.list->item[i], depth + 1);
         return (a.list->n > b.list->n) - (a.list->n < b.list->n);
     }
     chat_need_defined(ev, a);
@@ -248,8 +259,10 @@ static u32 run_at(const chat_string *s, usize byte)
     u32 from = 0, to = s->n_run;
     while (from < to) {
         u32 mid = (from + to) / 2;
-        if (s->run[mid].end > byte) to = mid;
-        else from = mid + 1;
+        if (s->run[mid].end > byte)
+            to = mid;
+        else
+            from = mid + 1;
     }
     return from;
 }
@@ -308,6 +321,12 @@ chat_value chat_list_value(chat_list *l, chat_origin from) { return (chat_value)
 static chat_list *characters(chat_eval *ev, chat_value v)
 {
     chat_list *l = chat_list_new(ev, v.s->n < 64 ? v.s->n : 64, LIST_PLAIN);
+    chat_string *plain = v.s->markup ? chat_take(ev, sizeof *plain) : NULL;
+    if (plain) {
+        *plain = *v.s;
+        plain->markup = false;
+        v.s = plain;
+    }
     for (usize at = 0; at < v.s->n && !ev->bad.code;) {
         usize from = at;
         utf8_next(chat_bytes(v), &at);
@@ -331,9 +350,7 @@ chat_list *chat_iterate(chat_eval *ev, chat_value v)
         l = chat_list_new(ev, v.dict->n, LIST_PLAIN);
         for (u32 i = 0; i < v.dict->n; i++) chat_list_push(ev, l, v.dict->pair[i].key);
         return l;
-    default:
-        chat_fail(ev, "%s is not a list that one can walk through", chat_kind_name(v));
-        return &ev->no_list;
+    default: chat_fail(ev, "%s is not a list that one can walk through", chat_kind_name(v)); return &ev->no_list;
     }
 }
 
