@@ -30,8 +30,10 @@ static void show_row(engine *e, const top_token *t, double most)
     buf b = {0}, line = {0};
     token_bytes(engine_model(e)->tok, t->id, &b, true);
     for (usize at = 0; at < b.n;) { /* what would break the table is shown by name */
-        u32 ch = utf8_next(buf_view(&b), &at);
-        if (ch == '\n') buf_puts(&line, "\\n");
+        usize from = at;
+        u32   ch = utf8_next(buf_view(&b), &at);
+        if (ch == 0xFFFD && at == from + 1) buf_fmt(&line, "\\x%02X", (unsigned)(u8)b.p[from]); /* part of a character */
+        else if (ch == '\n') buf_puts(&line, "\\n");
         else if (ch == '\t') buf_puts(&line, "\\t");
         else buf_utf8(&line, ch);
     }
