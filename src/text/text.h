@@ -97,6 +97,9 @@ typedef struct {
 typedef struct chat_template chat_template;
 err  chat_template_new(chat_template **, str source);           /* FORMAT with line and construct */
 void chat_template_free(chat_template *);
+/* One template may render on many threads at once. INPUT: raise_exception of the template (its message), or JSON that is none;
+ * FORMAT: "template: line N: ...", "out of fuel" included; in both cases *out is empty. options may be NULL. A message with
+ * json takes role and content from there. strftime_now obeys SOURCE_DATE_EPOCH (UTC). Needs less than 1 MiB of stack. */
 err  chat_render(const chat_template *, const chat_message *, usize n, const chat_options *, chat_output *out);
 void chat_output_free(chat_output *);
 #endif
