@@ -6,11 +6,12 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* a file name of this process; one at a time */
+/* a file name of this process; one at a time. In memory where that is possible: damage is thousands of small files */
 static inline const char *index_path(void)
 {
     static char path[1024];
     const char *dir = getenv("TMPDIR");
+    if (!access("/dev/shm", W_OK)) dir = "/dev/shm";
     snprintf(path, sizeof path, "%s/maru-index-%d", dir && *dir ? dir : "/tmp", (int)getpid());
     return path;
 }
