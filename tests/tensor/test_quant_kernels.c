@@ -3,6 +3,16 @@
  * rounding. AVX-512 is compiled here a second time over SIMDe when that is installed, so that machines without it test it too. */
 #include "tensor/cpu/kern.h"
 #include "tensor/cpu/q_layout.h"
+#if defined(__has_include) && __has_include(<simde/x86/avx512.h>)
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#pragma GCC diagnostic ignored "-Wpsabi"
+#include <simde/x86/avx512.h>
+#include <simde/x86/f16c.h>
+#define MARU_EMULATE_AVX512
+#define kern_q_avx512 kern_q_avx512_emulated
+#include "../../src/tensor/cpu/q_avx512.c"
+#undef kern_q_avx512
+#endif
 #include <float.h>
 #include <math.h>
 #include <setjmp.h>
@@ -244,6 +254,11 @@ int main(void)
     add_level("generic", kern_q_generic);
     if (cpu_best() >= CPU_AVX2) add_level("avx2", kern_q_avx2);
     if (cpu_best() >= CPU_AVX512) add_level("avx512", kern_q_avx512);
+#ifdef MARU_EMULATE_AVX512
+    add_level("avx512 emulated", kern_q_avx512_emulated);
+#else
+    print_message("AVX-512 is not emulated: simde/x86/avx512.h (Debian: libsimde-dev) is not installed\n");
+#endif
     for (int i = 0; i < n_levels; i++) print_message("level %s\n", level_name[i]);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_quant), cmocka_unit_test(test_dots),
                                        cmocka_unit_test(test_not_numbers)};

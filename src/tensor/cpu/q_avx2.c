@@ -20,9 +20,7 @@
 #define PIN(v) __asm__("" : "+x"(v))
 #define TILE 4
 #define AHEAD 3072
-#ifndef READY_K
 #define READY_K 512 /* values of k unpacked at a time: 8 bytes of first-level cache for each */
-#endif
 #define READY_COLS 8
 
 INLINE __m256i load(const void *p) { return _mm256_loadu_si256(p); }
@@ -179,13 +177,14 @@ INLINE void tile_q5_0(TILE_ARGS)
 {
     const r8_q5_0 *w = (const r8_q5_0 *)(g + r8_head(Q5_0, k)) + from;
     TILE_START;
-    for (i64 b = from; b < to; b++, w++, codes += 256) {
+    for (i64 b = from; b < to; b++, w++) {
+        const u8 *ready_at = ready ? codes + 256 * (b - from) : NULL;
         __m256i acc[TILE], one = _mm256_set1_epi16(1), bits = ready ? one : load(w->bits);
         if (first) ahead(g + 176 * b, 176);
         for (int p = 0; p < 4; p++) {
             __m256i v = ready ? one : load(w->nibbles[p]);
-            quad(ready ? load(codes + 32 * p) : low5(v, bits, p), x, 32 * b + 4 * p, acc, p == 0, n);
-            quad(ready ? load(codes + 32 * p + 128) : high5(v, bits, p), x, 32 * b + 16 + 4 * p, acc, false, n);
+            quad(ready ? load(ready_at + 32 * p) : low5(v, bits, p), x, 32 * b + 4 * p, acc, p == 0, n);
+            quad(ready ? load(ready_at + 32 * p + 128) : high5(v, bits, p), x, 32 * b + 16 + 4 * p, acc, false, n);
         }
         __m256 d = halves(g + 16 * b);
         for (int c = 0; c < n; c++) {
@@ -265,12 +264,14 @@ INLINE void tile_q6_k(TILE_ARGS)
         __m256 a[TILE];
         for (int c = 0; c < n; c++) a[c] = _mm256_setzero_ps();
 #pragma GCC unroll 2
-        for (int j = 0; j < 8; j++, codes += 256) {
+        for (int j = 0; j < 8; j++) {
+            const u8 *ready_at = ready ? codes + 256 * (8 * (b - from) + j) : NULL;
             __m256i even[TILE], odd[TILE], sc = load(w->scales[j / 2]);
             i64 at = 256 * b + 32 * j;
             if (first) ahead(g + 1680 * b + 210 * j, 210);
-            half_q6_k(w->block[j].nibbles, w->block[j].pairs[0], codes, pick_signed(sc, j % 2 * 2), x, at, even, 0, n, ready);
-            half_q6_k(w->block[j].nibbles, w->block[j].pairs[1], codes, pick_signed(sc, j % 2 * 2 + 1), x, at, odd, 1, n, ready);
+            half_q6_k(w->block[j].nibbles, w->block[j].pairs[0], ready_at, pick_signed(sc, j % 2 * 2), x, at, even, 0, n, ready);
+            half_q6_k(w->block[j].nibbles, w->block[j].pairs[1], ready_at, pick_signed(sc, j % 2 * 2 + 1), x, at, odd, 1, n,
+                      ready);
             for (int c = 0; c < n; c++) {
                 a[c] += all(x[c].d + 8 * b + j) * real(_mm256_add_epi32(even[c], odd[c]));
                 PIN(a[c]);
@@ -320,7 +321,9 @@ INLINE void tile_q6_k(TILE_ARGS)
         }                                                                                                                        \
     }
 DOT(q8_0, 32)
-DOT(q4_0, 32) DOT(q4_1, 32) DOT(q4_k, 256) DOT_READY(q5_0, 32) DOT_READY(q6_k, 256)
+DOT(q4_0, 32)
+DOT(q4_1, 32)
+DOT(q4_k, 256) DOT_READY(q5_0, 32) DOT_READY(q6_k, 256)
 
     /* ---- activations ----------------------------------------------------------------------------------------------------------
      */
