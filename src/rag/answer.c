@@ -9,7 +9,7 @@
 #include "rag/answer.h"
 #include <math.h>
 
-enum { PASSAGES = 4, TOKENS = 160, SENTENCES = 2, MOST_SENTENCES = 3, REPEAT_BYTES = 24 };
+enum { PASSAGES = 4, WIDER = 2 /* passages looked into for one that is shown */, TOKENS = 160, SENTENCES = 2, MOST_SENTENCES = 3, REPEAT_BYTES = 24 };
 
 /* Judged by retrieval: see calibrate.c for how they were fitted and what they cost. */
 static const double DEFAULT_THRESHOLD = 0.35, DEFAULT_BEFORE_MODEL = 0.08, DEFAULT_AFTER = 0.5;
@@ -17,6 +17,8 @@ static const double DEFAULT_THRESHOLD = 0.35, DEFAULT_BEFORE_MODEL = 0.08, DEFAU
 static const err no_memory = {ERR_NOMEM, "out of memory"};
 
 static double logistic(double x) { return 1 / (1 + exp(-x)); }
+
+static int shown_passages(const ask_opts *o) { return o->passages > 0 ? o->passages : PASSAGES; }
 
 /* ---- answerability ------------------------------------------------------------------------------------------------------------------------- */
 float answerable_of(const signals *s)
@@ -85,10 +87,14 @@ static err retrieve(collection *c, const char *question, const ask_opts *o, cons
 {
     keyword_index *k;
     search_opts    so = o->search;
-    int            most = o->passages > 0 ? o->passages : PASSAGES;
+    int            most = WIDER * shown_passages(o);
     so.k = so.k > most ? so.k : most;
     if (x) so.k += 60;
-    TRY(collection_search(c, question, &so, h));
+    buf plain = {0};
+    err bad = question_plain(str_of(question), &plain);
+    if (!bad.code) bad = collection_search(c, buf_cstr(&plain), &so, h);
+    buf_free(&plain);
+    TRY(bad);
     hide(h, x, (usize)(so.k - (x ? 60 : 0)));
     TRY(collection_keyword(c, &k));
     TRY(units_of(c, h, (usize)most, u));
@@ -147,7 +153,7 @@ static err write_answer(const ask_opts *o, const char *question, const hits *h, 
     ids        prompt = {0};
     gen_result r = {0};
     i64        most = o->max_tokens > 0 ? o->max_tokens : TOKENS;
-    err        bad = augment_prompt(engine_model(o->model), question, h, u, most, &prompt);
+    err        bad = augment_prompt(engine_model(o->model), question, h, u, shown_passages(o), most, &prompt);
     if (!bad.code && !s) bad = session_open(&s, o->model, 0);
     if (!bad.code) {
         gen_request q = {.ids = prompt.id, .n = prompt.n, .max_tokens = most, .sample = {.top_p = 1, .repeat_penalty = 1}, .stop = stops, .n_stop = COUNT_OF(stops), .token = write_token, .ctx = w, .cancel = o->cancel};

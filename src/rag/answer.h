@@ -31,6 +31,7 @@ typedef struct {
     u8       kind;                          /* block_kind */
     bool     joined;                        /* goes on where the unit before ends: only white space between them */
     i32      header;                        /* the unit with the column names of this row, or -1 */
+    i32      lead;                          /* of a row: the sentence that leads to its table, or -1 */
     str      above;                         /* title and headings over it, a line each; arena */
     term_set own, around;                   /* its terms; those of what is above it and of its header */
     claims   facts;
@@ -54,6 +55,7 @@ typedef struct {
     bool  dense;
 } signals;
 bool question_korean(str question);
+err  question_plain(str question, buf *out); /* without words that any question has: what is searched for and compared */
 bool question_asks_figure(str question);
 /* cover, cosine (with an embedder) and score of every unit; the signals for answerability */
 err  units_score(keyword_index *, engine *embedder, const char *question, const hits *, units *, signals *);
@@ -73,7 +75,7 @@ err  cite_range(collection *, const hits *, int passage, u32 start, u32 end, cit
 void answer_sentence_clear(answer_sentence *);
 
 /* ---- the prompt (augment.c) ------------------------------------------------------------------------------------------------------ */
-err  augment_prompt(const model *, const char *question, const hits *, const units *, i64 max_tokens, ids *out);
+err  augment_prompt(const model *, const char *question, const hits *, const units *, int passages, i64 max_tokens, ids *out);
 
 /* ---- thresholds (answer.c) ------------------------------------------------------------------------------------------------------- */
 #define META_THRESHOLD "threshold"

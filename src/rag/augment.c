@@ -6,11 +6,11 @@
  * for every question comes first, so that its keys and values are computed once.
  *
  * Passages are shown by units, the most promising first until the budget is spent, then in their order: a row on one line with
- * its column names above. A prompt of 1,200 tokens is about what a 1.5B model reads in half a minute on two old cores. */
+ * its column names above. A prompt of 1,000 tokens is about what a 1.5B model reads in half a minute on two old cores. */
 #include "rag/answer.h"
 #include <stdlib.h>
 
-enum { BUDGET = 1200 /* tokens of the whole prompt */, LEAST_PASSAGES = 200, FIRST_UNITS = 6 };
+enum { BUDGET = 1000 /* tokens of the whole prompt */, LEAST_PASSAGES = 200, FIRST_UNITS = 6, MOST_PASSAGES = 64 };
 
 static const err no_memory = {ERR_NOMEM, "out of memory"};
 
@@ -88,8 +88,24 @@ static err show_unit(const model *m, const units *us, usize i, bool *shown, i64 
     return OK;
 }
 
+/* the first `most` passages in the order of their best units */
+static usize best_passages(const units *us, ranked *r, usize n, usize most)
+{
+    int   in[MOST_PASSAGES];
+    usize kept = 0, n_in = 0;
+    for (usize i = 0; i < n; i++) {
+        int   p = us->u[r[i].index].passage;
+        usize k = 0;
+        while (k < n_in && in[k] != p) k++;
+        if (k == n_in && (n_in == most || n_in == MOST_PASSAGES)) continue;
+        if (k == n_in) in[n_in++] = p;
+        r[kept++] = r[i];
+    }
+    return kept;
+}
+
 /* the best units with their neighbours, which often say what the best leaves out, then the rest by score */
-static err choose_units(const model *m, const units *us, i64 left, bool *shown)
+static err choose_units(const model *m, const units *us, usize most, i64 left, bool *shown)
 {
     ranked *r = mem_array(ranked, us->n + 1);
     bool    fits;
@@ -97,7 +113,10 @@ static err choose_units(const model *m, const units *us, i64 left, bool *shown)
     err     bad = r ? OK : no_memory;
     for (usize i = 0; !bad.code && i < us->n; i++)
         if (us->u[i].passage >= 0) r[n++] = (ranked){i, us->u[i].score};
-    if (!bad.code) qsort(r, n, sizeof *r, by_score);
+    if (!bad.code) {
+        qsort(r, n, sizeof *r, by_score);
+        n = best_passages(us, r, n, most);
+    }
     for (usize i = 0; !bad.code && i < n; i++) {
         usize at = r[i].index;
         bad = show_unit(m, us, at, shown, &left, &fits);
@@ -109,14 +128,32 @@ static err choose_units(const model *m, const units *us, i64 left, bool *shown)
     return bad;
 }
 
+/* the name of a file without folders and ending */
+static str file_name(str s)
+{
+    for (usize i = s.n; i-- > 0;)
+        if (s.p[i] == '/') return file_name((str){s.p + i + 1, s.n - i - 1});
+    for (usize i = s.n; i-- > 1;)
+        if (s.p[i] == '.') return (str){s.p, i};
+    return s;
+}
+
 /* "title > heading > heading" */
 static void path_line(const unit *u, const hit *h, buf *out)
 {
-    if (!u->above.n) buf_puts(out, h->title && *h->title ? h->title : h->document);
+    if (!u->above.n) buf_str(out, h->title && *h->title ? str_of(h->title) : file_name(str_of(h->document)));
     for (usize i = 0; i < u->above.n; i++) {
         if (u->above.p[i] == '\n') buf_puts(out, " > ");
         else buf_byte(out, u->above.p[i]);
     }
+}
+
+/* a guessed heading that the next unit's path repeats */
+static bool is_in_path(const units *us, usize i)
+{
+    if (i + 1 >= us->n || us->u[i + 1].passage != us->u[i].passage) return false;
+    str above = us->u[i + 1].above, text = us->u[i].text;
+    return above.n >= text.n && str_ends(above, text);
 }
 
 static void write_units(const units *us, const hits *h, const bool *shown, buf *out)
@@ -125,7 +162,7 @@ static void write_units(const units *us, const hits *h, const bool *shown, buf *
     str  above = {0};
     for (usize i = 0; i < us->n; i++) {
         const unit *u = &us->u[i];
-        if (!shown[i] || u->kind == BLOCK_HEADING || u->passage < 0) continue; /* headings stand in the path */
+        if (!shown[i] || u->kind == BLOCK_HEADING || u->passage < 0 || is_in_path(us, i)) continue; /* headings stand in the path */
         if (u->passage != passage || !str_eq(u->above, above)) {
             if (u->passage != passage) buf_fmt(out, "[%d] ", ++number);
             path_line(u, &h->h[u->passage], out);
@@ -205,7 +242,7 @@ static err render_turns(const model *m, const turn *turns, const char *last, boo
     return again.code ? render_plain(m, msg, TURNS + 1, is_korean, out) : OK;
 }
 
-err augment_prompt(const model *m, const char *question, const hits *h, const units *us, i64 max_tokens, ids *out)
+err augment_prompt(const model *m, const char *question, const hits *h, const units *us, int passages, i64 max_tokens, ids *out)
 {
     bool        is_korean = question_korean(str_of(question));
     const turn *turns = is_korean ? korean : english;
@@ -215,9 +252,9 @@ err augment_prompt(const model *m, const char *question, const hits *h, const un
     buf_fmt(&tail, "\n%s: %s", is_korean ? "질문" : "Question", question);
     if (!bad.code) bad = render_turns(m, turns, buf_cstr(&tail), is_korean, out); /* how much is left for passages */
     i64 budget = i64_min(BUDGET, m->h.n_ctx - max_tokens - 8);
-    i64 left = i64_max(budget - (i64)out->n - 16 * (i64)h->n, i64_min(LEAST_PASSAGES, m->h.n_ctx - max_tokens - (i64)out->n - 64));
+    i64 left = i64_max(budget - (i64)out->n - 16 * passages, i64_min(LEAST_PASSAGES, m->h.n_ctx - max_tokens - (i64)out->n - 64));
     out->n = 0;
-    if (!bad.code) bad = choose_units(m, us, left, shown);
+    if (!bad.code) bad = choose_units(m, us, (usize)passages, left, shown);
     buf_puts(&text, is_korean ? "자료\n" : "Passages\n");
     if (!bad.code) write_units(us, h, shown, &text);
     buf_str(&text, buf_view(&tail));

@@ -188,12 +188,12 @@ static void span_weigh(const job *j, span *s)
     if (s->last > s->first) s->score -= 0.15f;                         /* the narrower of two alike */
 }
 
-/* what claims the spans hold together; given: those that the question gave itself count as held when they are no figures */
+/* what claims the spans hold together; given: names that the question gave count as held, figures and codes do not */
 static usize claims_held(const job *j, const span *s, int n, bool given)
 {
     usize held = 0;
     for (usize c = 0; c < j->must.n; c++) {
-        bool in = given && j->must.c[c].kind == CLAIM_NAME && claims_hold(&j->asked_facts, &j->must.c[c]);
+        bool in = given && j->must.c[c].kind == CLAIM_NAME && !j->must.c[c].code && claims_hold(&j->asked_facts, &j->must.c[c]);
         for (int i = 0; i < n; i++) in |= span_holds(j, &s[i], &j->must.c[c]);
         held += in;
     }

@@ -26,6 +26,45 @@ bool question_korean(str q)
     return hangul * 5 >= letters && hangul;
 }
 
+/* Words that questions have whatever they are about. They are rare in rules and manuals and so would weigh much, and lists of asked questions
+ * are full of them. Whole words only: "있나요" goes, "복지가" stays. */
+static const char *const asking_words =
+    " 수 것 거 게 좀 혹시 저 제 제가 저는 나는 내가 우리 저희 있나요 있어요 있습니까 있을까요 있는지 있는지요 있는가요 있나 있어 없나요 없어요 없습니까 되나요 됩니까 돼요 되어요 될까요 되는지 되는지요 되는가요 "
+    "되죠 하나요 합니까 해요 할까요 하는지 하는지요 하는가요 하죠 해야 하면 되면 인가요 인가 인지 일까요 입니까 이에요 예요 뭐예요 뭔가요 뭐죠 뭐가 뭘 뭐 무엇 무엇인가요 알려 알려줘 알려주세요 주세요 줘 싶은데 싶은데요 "
+    "싶어요 싶습니다 궁금해요 궁금합니다 가요 나요 주나요 주어요 줍니까 받나요 받을 대해 대해서 관해 관하여 어떻게 어떤 어느 언제 어디 어디서 누가 누구 왜 얼마 얼마나 얼마까지 며칠 며칠까지 몇 "
+    "how what when where which who whom whose why do does did doing done can could may might must should shall would i we you he she they them me us my our your his her its it "
+    "am is are was were be been being have has had having get gets got there here than then from about please any some so if in into on of at by for to with without the a an and or but not this that these those "
+    "long many much will need want tell know let ";
+
+err question_plain(str q, buf *out)
+{
+    usize before = out->n;
+    buf   low = {0};
+    for (usize at = 0; at < q.n;) {
+        usize from = q.n, end = at;
+        while (at < q.n) {
+            usize start = at;
+            u32   c = utf8_next(q, &at);
+            if (text_is_space(c)) break;
+            if (!text_is_letter(c) && !text_is_digit(c)) continue;
+            if (from == q.n) from = start;
+            end = at;
+        }
+        if (from == q.n) continue;
+        str w = {q.p + from, end - from};
+        buf_reset(&low);
+        buf_byte(&low, ' ');
+        TRY(text_lower(&low, w));
+        buf_byte(&low, ' ');
+        if (str_find(str_of(asking_words), buf_view(&low), 0) >= 0) continue;
+        if (out->n > before) buf_byte(out, ' ');
+        buf_str(out, w);
+    }
+    buf_free(&low);
+    if (out->n == before) buf_str(out, q);  /* nothing else was said */
+    return buf_error(out);
+}
+
 /* by the interrogatives of both languages that ask for a number, an amount or a time */
 bool question_asks_figure(str q)
 {
@@ -51,7 +90,11 @@ typedef struct {
 static err asking_begin(asking *a, keyword_index *k, str question, arena *mem)
 {
     *a = (asking){.k = k, .figure = question_asks_figure(question)};
-    TRY(term_set_of(mem, question, true, &a->asked));
+    buf plain = {0};
+    err bad = question_plain(question, &plain);
+    if (!bad.code) bad = term_set_of(mem, buf_view(&plain), true, &a->asked);
+    buf_free(&plain);
+    TRY(bad);
     TRY(claims_of(question, true, &a->given));
     a->idf = arena_take(mem, (a->asked.n + 1) * sizeof(float));
     if (!a->idf) return no_memory;
@@ -84,6 +127,10 @@ static err embedded_text(const units *us, const unit *u, buf *out)
     while ((nl = str_find(above, S("\n"), 0)) >= 0 && utf8_count(above) > CONTEXT_CHARS) above.p += nl + 1, above.n -= (usize)nl + 1;
     buf_str(out, above);
     buf_byte(out, '\n');
+    if (u->lead >= 0) {
+        buf_str(out, us->u[u->lead].text);
+        buf_byte(out, '\n');
+    }
     if (u->header >= 0 && &us->u[u->header] != u) {
         buf_str(out, us->u[u->header].text);
         buf_byte(out, '\n');
@@ -168,7 +215,11 @@ static err passage_signals(keyword_index *k, str question, const hits *h, signal
     usize         n;
     among         a = {h};
     search_filter only = {is_hit, &a};
-    TRY(keyword_search(k, question, &only, h->n ? h->n : 1, &found, &n));
+    buf           plain = {0};
+    err           bad = question_plain(question, &plain);
+    if (!bad.code) bad = keyword_search(k, buf_view(&plain), &only, h->n ? h->n : 1, &found, &n);
+    buf_free(&plain);
+    TRY(bad);
     for (usize i = 0; i < n; i++) {
         if (found[i].coverage > s->passage) s->passage = found[i].coverage;
         if (found[i].share > s->share) s->share = found[i].share;

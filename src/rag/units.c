@@ -23,6 +23,7 @@ typedef struct {
     int           passage;
     piece        *p; usize n, cap;
     usize         last;                     /* byte where the last unit of this passage ended */
+    i32           lead;                     /* the sentence before the rows now coming, or -1 */
     i32           header;                   /* unit with the names of the rows now coming, or -1 */
     piece         names; bool has_names;    /* what will be that unit when a row inside wants it */
     bool          headed;                   /* the format tells headings; else they are guessed */
@@ -67,12 +68,28 @@ static err set_heading(cutter *k, int level, str text)
     return good ? OK : no_memory;
 }
 
+static bool is_page_number(str s)
+{
+    buf   low = {0};
+    usize from = 0;
+    bool  is = false;
+    if (!text_lower(&low, s).code) {
+        str w = buf_view(&low);
+        while (w.n && strchr("0123456789-/. ", w.p[w.n - 1])) w.n--;
+        while (from < w.n && strchr("0123456789-/. ", w.p[from])) from++;
+        w.p += from, w.n -= from;
+        is = !w.n || str_eq(w, S("page")) || str_eq(w, S("p")) || str_eq(w, S("쪽")) || str_eq(w, S("페이지"));
+    }
+    buf_free(&low);
+    return is;
+}
+
 /* A short line that ends no sentence stands over what follows. The two last are kept: a page's running head would drive out the only one. */
 static err guess_heading(cutter *k, str text)
 {
     usize n = utf8_count(text), letters = 0;
     for (usize at = 0; at < text.n;) letters += text_is_letter(utf8_next(text, &at));
-    if (n > 60 || letters < 3 || strchr(".!?:;,", text.p[text.n - 1]) || str_ends(text, S("다")) || str_ends(text, S("요")) || str_ends(text, S("\xE3\x80\x82"))) return OK;
+    if (n > 60 || letters < 2 || is_page_number(text) || strchr(".!?:;,", text.p[text.n - 1]) || str_ends(text, S("다")) || str_ends(text, S("요")) || str_ends(text, S("\xE3\x80\x82"))) return OK;
     if (str_eq(text, str_of(k->d->title)) || str_eq(text, k->heading[2])) return OK;
     if (k->heading[2].n) {
         str old = k->heading[2];
@@ -104,14 +121,20 @@ static err give(cutter *k, usize from, usize to, u32 start, u8 kind, bool keep, 
     if (!has_word(text)) return OK;
     u32  end = start + (u32)utf8_count(text);
     bool inside = start < k->h->end && end > k->h->start;
-    if (kind == BLOCK_TEXT && !k->headed) TRY(guess_heading(k, text));
+    if (kind == BLOCK_TEXT && !k->headed) {
+        if (is_page_number(text)) return OK;
+        if (str_eq(text, str_of(k->d->title))) kind = BLOCK_HEADING; /* also at the top of every page */
+        else TRY(guess_heading(k, text));
+    }
     if (!inside && !keep) return OK;
     char *copy = arena_str(k->out->mem, text.p, text.n);
     if (!copy) return no_memory;
     bool joined = inside && k->last && k->last <= from && only_space((str){all.p + k->last, from - k->last});
-    unit u = {.passage = inside ? k->passage : -1, .start = start, .end = end, .text = {copy, text.n}, .kind = kind, .joined = joined, .header = -1, .above = k->above};
+    unit u = {.lead = -1, .passage = inside ? k->passage : -1, .start = start, .end = end, .text = {copy, text.n}, .kind = kind, .joined = joined, .header = -1, .above = k->above};
     if (inside) k->last = to;
     *index = (i32)k->out->n;
+    if (kind == BLOCK_TEXT) k->lead = inside ? *index : -1;
+    if (kind == BLOCK_HEADING) k->lead = -1;
     return VEC_PUSH(k->out->u, k->out->n, k->out->cap, u) ? OK : no_memory;
 }
 
@@ -132,12 +155,13 @@ static err give_row(cutter *k, const piece *p, bool names)
         k->header = head;
     }
     k->out->u[at].header = k->header;
+    k->out->u[at].lead = k->lead;
     return OK;
 }
 
-static err give_sentences(cutter *k, usize from, usize to, u32 start, u8 kind)
+/* `s` is the text at `from`, with white space that may be another than the document's */
+static err give_sentences(cutter *k, str s, usize from, u32 start, u8 kind)
 {
-    str s = {k->d->text + from, to - from};
     i32 at;
     for (usize i = 0; i < s.n;) {
         usize end = text_sentence_end(s, i);
@@ -183,10 +207,11 @@ static err give_lines(cutter *k, const piece *p)
         str   line = {s.p + i, end - i};
         piece row = {.start = start, .from = p->from + i, .to = p->from + end, .kind = p->kind};
         start += (u32)utf8_count(line);
-        if (p->kind == BLOCK_LIST) TRY(give_sentences(k, row.from, row.to, row.start, p->kind));
+        if (p->kind == BLOCK_LIST) TRY(give_sentences(k, line, row.from, row.start, p->kind));
         else if (!is_rule(str_trim(line))) {
-            TRY(give_row(k, &row, p->kind == BLOCK_TABLE && first));
-            first = false;
+            bool cells = str_find(line, S("|"), 0) >= 0 || str_find(str_trim(line), S("\t"), 0) >= 0; /* a caption has none */
+            TRY(give_row(k, &row, p->kind == BLOCK_TABLE && first && cells));
+            first &= !cells;
         }
     }
     k->header = -1, k->has_names = false;
@@ -222,6 +247,19 @@ static bool line_is_open(const cutter *k, const piece *p, float margin) /* its s
     return s.n && !strchr(".!?:;", s.p[s.n - 1]) && !str_ends(s, S("\xE3\x80\x82")) && p->x1 >= 0.85f * margin;
 }
 
+/* lines that stand apart in the text but are one paragraph: the blank lines between them end no sentence */
+static err give_flow(cutter *k, const piece *p, usize n)
+{
+    usize len = p[n - 1].to - p[0].from;
+    char *copy = mem_strndup(k->d->text + p[0].from, len);
+    if (!copy) return no_memory;
+    for (usize i = 0; i + 1 < n; i++)
+        for (usize at = p[i].to - p[0].from; at + 1 < p[i + 1].from - p[0].from; at++) copy[at] = ' ';
+    err bad = give_sentences(k, (str){copy, len}, p[0].from, p[0].start, BLOCK_TEXT);
+    mem_free(copy);
+    return bad;
+}
+
 static err give_pages(cutter *k)
 {
     float margin = 0;
@@ -241,7 +279,7 @@ static err give_pages(cutter *k)
         }
         in_table = false;
         while (end < k->n && line_is_open(k, &k->p[end - 1], margin) && k->p[end].page == all.page && !(end + 1 < k->n && same_line(&k->p[end], &k->p[end + 1]))) end++;
-        TRY(give_sentences(k, all.from, k->p[end - 1].to, all.start, BLOCK_TEXT));
+        TRY(give_flow(k, &k->p[i], end - i));
     }
     return OK;
 }
@@ -255,7 +293,7 @@ static err give_piece(cutter *k, const piece *p)
         TRY(set_heading(k, p->level < LEVELS ? p->level : LEVELS - 1, (str){k->d->text + p->from, p->to - p->from}));
         return give(k, p->from, p->to, p->start, p->kind, false, &at);
     case BLOCK_ROW: return give_row(k, p, p->level == 1);
-    case BLOCK_TEXT: return give_sentences(k, p->from, p->to, p->start, p->kind);
+    case BLOCK_TEXT: return give_sentences(k, (str){k->d->text + p->from, p->to - p->from}, p->from, p->start, p->kind);
     default: return give_lines(k, p);
     }
 }
@@ -325,6 +363,7 @@ static err know_units(units *u)
         buf_str(&b, x->above);
         buf_byte(&b, '\n');
         if (x->header >= 0) buf_str(&b, u->u[x->header].text);
+        if (x->lead >= 0) buf_str(&b, S("\n")), buf_str(&b, u->u[x->lead].text);
         err bad = buf_error(&b);
         if (!bad.code) bad = term_set_of(u->mem, buf_view(&b), false, &x->around);
         buf_free(&b);
@@ -339,7 +378,7 @@ err units_of(collection *c, const hits *h, usize most, units *out)
     if (!out->mem) return no_memory;
     err bad = OK;
     for (usize i = 0; i < h->n && i < most && !bad.code; i++) {
-        cutter k = {.h = &h->h[i], .out = out, .passage = (int)i, .header = -1};
+        cutter k = {.h = &h->h[i], .out = out, .passage = (int)i, .header = -1, .lead = -1};
         bad = collection_document(c, h->h[i].document, &k.d, NULL);
         if (!bad.code) bad = cut_passage(&k);
         mem_free(k.p);

@@ -1,0 +1,182 @@
+/* tests/rag/test_answer.c - asking: quoting without a model, refusing and its reasons, thresholds, calibration, and what is
+ * promised of a written answer whatever the model. */
+#include "answer_help.h"
+
+static err ask(fixture_set *f, const char *question, ask_opts o, answer *a) { return collection_ask(f->c, question, &o, a); }
+
+static void check_citations(fixture_set *f, const answer *a)
+{
+    for (usize i = 0; i < a->n_s; i++) {
+        assert_int_equal(a->s[i].n > 0, a->s[i].verified);
+        for (usize k = 0; k < a->s[i].n; k++) {
+            const loaded *d;
+            const citation *c = &a->s[i].c[k];
+            assert_in_range(c->passage, 0, a->passages.n - 1);
+            assert_ok(collection_document(f->c, a->passages.h[c->passage].document, &d, NULL));
+            str   all = {d->text, d->text_len};
+            usize from = utf8_offset(all, c->start), to = utf8_offset(all, c->end);
+            assert_int_equal(strlen(c->quote), to - from);
+            assert_memory_equal(c->quote, all.p + from, to - from);
+        }
+    }
+}
+
+static void quoting(void **state)
+{
+    fixture_set *f = *state;
+    static const struct { const char *question, *holds; } cases[] = {
+        {"텐트는 며칠까지 빌릴 수 있나요?", "텐트는 9일까지 빌릴 수 있다."}, {"큰 방은 주말에 얼마인가요?", "| 큰 방 | 67,000원 | 88,000원 |"},
+        {"How long may a kayak be kept?", "A kayak may be kept for six hours."}, {"carbon paddle price", "PD-9,carbon paddle,42,keep away from fire"},
+        {"FX-22 오류는 어떻게 하나요?", "FX-22: 노즐을 청소한다."},
+    };
+    for (usize i = 0; i < COUNT_OF(cases); i++) {
+        answer a;
+        assert_ok(ask(f, cases[i].question, (ask_opts){0}, &a));
+        if (a.refused) fail_msg("\"%s\" refused: %s", cases[i].question, a.reason);
+        assert_false(a.generated);
+        assert_int_equal(a.n_s, 2);
+        assert_null(a.reason);
+        if (!strstr(a.text, cases[i].holds)) fail_msg("\"%s\": %s", cases[i].question, a.text);
+        check_citations(f, &a);
+        answer_free(&a);
+        assert_ok(ask(f, cases[i].question, (ask_opts){.sentences = 1}, &a));
+        assert_int_equal(a.n_s, 1);
+        if (!strstr(a.s[0].c[0].quote, cases[i].holds)) fail_msg("\"%s\": best %s", cases[i].question, a.text);
+        answer_free(&a);
+    }
+}
+
+static void refusing(void **state)
+{
+    fixture_set *f = *state;
+    static const struct { const char *question, *text; } cases[] = {
+        {"화성 탐사선의 연료는 무엇인가요?", "문서에서 답을 찾을 수 없습니다."}, {"Which composer wrote the longest opera?", "The documents do not answer this."},
+        {"비트코인 채굴 난이도 조정 주기는 얼마인가요?", "문서에서 답을 찾을 수 없습니다."}, {"???", "The documents do not answer this."},
+    };
+    for (usize i = 0; i < COUNT_OF(cases); i++) {
+        answer a;
+        assert_ok(ask(f, cases[i].question, (ask_opts){0}, &a));
+        assert_true(a.refused);
+        assert_string_equal(a.text, cases[i].text);
+        assert_non_null(a.reason);
+        assert_int_equal(a.n_s, 0);
+        assert_true((double)a.answerable < a.threshold);
+        answer_free(&a);
+        assert_ok(ask(f, cases[i].question, (ask_opts){.always_answer = true}, &a));
+        assert_false(a.refused);
+        assert_non_null(a.text);
+        answer_free(&a);
+    }
+    answer a;                                /* what was found is listed all the same */
+    assert_ok(ask(f, "텐트는 며칠까지 빌릴 수 있나요?", (ask_opts){.threshold = 1, .threshold_given = true}, &a));
+    assert_true(a.refused && a.passages.n > 0);
+    assert_non_null(strstr(a.reason, "1.00"));
+    answer_free(&a);
+    assert_ok(ask(f, "텐트는 며칠까지 빌릴 수 있나요?", (ask_opts){.threshold = 0, .threshold_given = true}, &a));
+    assert_false(a.refused);
+    answer_free(&a);
+    assert_int_equal(ask(f, "텐트", (ask_opts){.threshold = 2, .threshold_given = true}, &a).code, ERR_INPUT);
+}
+
+static void signals_rank(void **state)
+{
+    fixture_set *f = *state;
+    hits         near, far;
+    assert_ok(collection_search(f->c, "kayak deposit", &(search_opts){.k = 5}, &near));
+    assert_ok(collection_search(f->c, "canoe insurance premium for divorced astronauts", &(search_opts){.k = 5}, &far));
+    float yes = answerable_before(f->c, "kayak deposit", &near), no = answerable_before(f->c, "canoe insurance premium for divorced astronauts", &far);
+    assert_true(yes > 0.5f && yes <= 1 && no < 0.35f && no >= 0);
+    assert_true(answerable_before(f->c, "x", &(hits){0}) < 0.2f);
+    hits_free(&near);
+    hits_free(&far);
+    evidence sure = {-0.1f, -0.02f, 1, 1}, unsure = {-3, -0.8f, 0, 0};
+    assert_true(answerable_with(0.5f, &sure) > 0.8f && answerable_with(0.5f, &unsure) < 0.1f);
+    assert_true(answerable_with(0.9f, &sure) > answerable_with(0.1f, &sure));
+}
+
+static void plain_questions(void **state)
+{
+    (void)state;
+    static const struct { const char *question, *plain; } cases[] = {
+        {"혹시 텐트를 빌릴 수 있나요?", "텐트를 빌릴"}, {"How do I return a kayak?", "return kayak"}, {"무엇인가요?", "무엇인가요?"}, {"", ""}, {"FX-21은?", "FX-21은"},
+    };
+    for (usize i = 0; i < COUNT_OF(cases); i++) {
+        buf b = {0};
+        assert_ok(question_plain(str_of(cases[i].question), &b));
+        assert_string_equal(buf_cstr(&b), cases[i].plain);
+        buf_free(&b);
+    }
+    assert_true(question_korean(S("TL-9는 얼마예요?")) && !question_korean(S("what is 물?x and more words")) && !question_korean(S("123")));
+    assert_true(question_asks_figure(S("며칠 걸려요")) && question_asks_figure(S("How many are there")) && !question_asks_figure(S("누가 여나요")));
+}
+
+static void calibrating(void **state)
+{
+    fixture_set *f = *state;
+    calibration  one, two;
+    char        *kept = NULL;
+    answer       a;
+    assert_ok(collection_calibrate(f->c, NULL, 0, &(ask_opts){0}, 0.9, &one));
+    assert_ok(collection_calibrate(f->c, NULL, 0, &(ask_opts){0}, 0.9, &two));
+    assert_memory_equal(&one, &two, sizeof one);
+    assert_true(one.n > 100 && one.refused >= 0.9 && one.threshold > 0 && one.threshold < 1);
+    if (one.auc < 0.85 || one.kept < 0.4) fail_msg("auc %.3f kept %.3f", one.auc, one.kept);
+    assert_ok(collection_meta_get(f->c, "threshold", &kept));
+    assert_non_null(kept);
+    mem_free(kept);
+    assert_ok(ask(f, "kayak deposit", (ask_opts){0}, &a)); /* its own threshold is in force */
+    assert_true(a.threshold > one.threshold - 1e-5 && a.threshold < one.threshold + 1e-5);
+    answer_free(&a);
+    static const calibration_question asked[] = {{"텐트는 며칠까지 빌릴 수 있나요?", true}, {"kayak deposit", true}, {"큰 방은 주말에 얼마인가요?", true}, {"텐트 안에서 난로를 써도 되나요?", false}, {"who composed the opera", false}};
+    assert_ok(collection_calibrate(f->c, asked, COUNT_OF(asked), &(ask_opts){0}, 0.5, &two));
+    assert_int_equal(two.n, 5);
+    assert_true(two.refused >= 0.5);
+    assert_int_equal(collection_calibrate(f->c, asked, 2, &(ask_opts){0}, 0.5, &two).code, ERR_INPUT);
+    assert_int_equal(collection_calibrate(f->c, NULL, 0, &(ask_opts){0}, 1.5, &two).code, ERR_INPUT);
+    assert_ok(collection_meta_put(f->c, "threshold", "0.35"));
+}
+
+/* ---- with a small model: what it says does not matter here ---- */
+static err gather(void *ctx, str text)
+{
+    buf_str(ctx, text);
+    return OK;
+}
+
+static void writing(void **state)
+{
+    fixture_set *f = *state;
+    const char  *path = test_model("smollm2-135m.gguf");
+    engine      *e = NULL;
+    session     *s = NULL;
+    answer       a, b;
+    buf          streamed = {0};
+    SKIP_WITHOUT(path, "smollm2-135m.gguf");
+    assert_ok(engine_open(&e, path, &(engine_opts){.threads = 2, .kv_tokens = 2048, .max_seqs = 2}));
+    assert_ok(session_open(&s, e, 0));
+    ask_opts o = {.model = e, .session = s, .always_answer = true, .max_tokens = 24, .stream = gather, .ctx = &streamed};
+    assert_ok(ask(f, "How long may a kayak be kept?", o, &a));
+    assert_true(a.generated && !a.refused && a.tokens > 0 && a.prompt_tokens > 100);
+    assert_true(a.least_logprob <= a.mean_logprob && a.mean_logprob <= 0);
+    assert_true(a.answerable_after >= 0 && a.answerable_after <= 1);
+    assert_int_equal(strncmp(buf_cstr(&streamed), a.text, strlen(a.text)), 0); /* tidied at the end only */
+    check_citations(f, &a);
+    o.session = NULL, o.stream = NULL;
+    assert_ok(ask(f, "How long may a kayak be kept?", o, &b)); /* greedy: the same from an empty cache */
+    assert_string_equal(a.text, b.text);
+    answer_free(&b);
+    o.always_answer = false, o.threshold = 1, o.threshold_given = true, o.session = s;
+    assert_ok(ask(f, "How long may a kayak be kept?", o, &b));
+    assert_true(b.refused && b.passages.n > 0 && b.n_s == 0 && b.reason != NULL);
+    answer_free(&b);
+    answer_free(&a);
+    buf_free(&streamed);
+    session_close(s);
+    engine_close(e);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(quoting), cmocka_unit_test(refusing), cmocka_unit_test(signals_rank), cmocka_unit_test(plain_questions), cmocka_unit_test(calibrating), cmocka_unit_test(writing)};
+    return cmocka_run_group_tests(tests, fixture_open, fixture_close);
+}
