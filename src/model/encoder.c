@@ -12,7 +12,7 @@ static tensor *block_of(builder *b, const layer_weights *w, tensor *x, const mod
     tensor        *k = heads_of(b, linear(b, x, &w->k, &w->k_b), h->n_kv_head);
     tensor        *v = heads_of(b, linear(b, x, &w->v, &w->v_b), h->n_kv_head);
     tensor        *y = attend(g, q, k, v, io->span, NULL, (attend_arg){.scale = h->attn_scale});
-    y = linear(b, reshape(g, y, (shape){{h->width, x->n[1]}}), &w->o, &w->o_b);
+    y = linear(b, reshape(g, y, (shape){{h->n_head * h->head_dim, x->n[1]}}), &w->o, &w->o_b);
     x = norm_of(b, add(g, x, y), &w->attn_post, &w->attn_post_b, NORM_LAYER);
     y = act(g, linear(b, x, &w->up, &w->up_b), b->m->arch->act);
     y = linear(b, y, &w->down, &w->down_b);

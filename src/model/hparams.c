@@ -69,7 +69,7 @@ err hparams_read(model *m)
     if (!r.bad.code && get_i(&r, "attention.value_length", h->head_dim, 1, 1 << 12) != h->head_dim)
         return err_new(ERR_UNSUPPORTED, "%s: keys and values of different length", m->path);
     h->n_ff = get_i(&r, "feed_forward_length", -1, 1, 1 << 20);
-    h->n_ctx = get_i(&r, "context_length", -1, 1, 1 << 27);
+    h->n_ctx = get_i(&r, "context_length", -1, m->arch->encoder ? 3 : 1, 1 << 27); /* an encoder's window: a token between the two around it */
     h->window = m->arch->global_every ? get_i(&r, "attention.sliding_window", 0, 0, 1 << 27) : 0;
     h->eps = m->arch->encoder ? get_f(&r, "attention.layer_norm_epsilon", 1e-12, 0, 1) : get_f(&r, "attention.layer_norm_rms_epsilon", 1e-5, 0, 1);
     h->attn_scale = 1.0f / sqrtf((float)h->head_dim);

@@ -15,10 +15,12 @@ static err tokenizer_bind(model *m, arena *a)
     token_source s = {0};
     str          kind = {0}, pre = {0};
     TRY(file_str(f, "tokenizer.ggml.model", &kind));
-    s.model = arena_str(a, kind.p, kind.n);
+    char *model_name = arena_str(a, kind.p, kind.n), *pre_name = NULL;
     if (file_meta(f, "tokenizer.ggml.pre")) TRY(file_str(f, "tokenizer.ggml.pre", &pre));
-    if (pre.n) s.pre = arena_str(a, pre.p, pre.n);
-    else if (m->arch) s.pre = m->arch->default_pre;
+    if (pre.n) pre_name = arena_str(a, pre.p, pre.n);
+    if (!model_name || (pre.n && !pre_name)) return err_new(ERR_NOMEM, "%s: out of memory while reading a tokenizer", m->path);
+    s.model = model_name;
+    s.pre = pre.n ? pre_name : m->arch ? m->arch->default_pre : NULL;
     TRY(file_strings(f, "tokenizer.ggml.tokens", a, (str **)(uintptr_t)&s.tokens, &s.n_tokens));
     TRY(file_strings(f, "tokenizer.ggml.merges", a, (str **)(uintptr_t)&s.merges, &s.n_merges));
     const meta *scores = file_meta(f, "tokenizer.ggml.scores"), *kinds = file_meta(f, "tokenizer.ggml.token_type");
@@ -27,14 +29,16 @@ static err tokenizer_bind(model *m, arena *a)
         if (scores->kind != META_ARRAY || scores->item != META_F32 || scores->n != s.n_tokens)
             return err_new(ERR_FORMAT, "%s: tokenizer.ggml.scores has %lld items, expected %lld floats", m->path, (long long)scores->n, (long long)s.n_tokens);
         float *copy = arena_take(a, scores->array_len + 4);
-        if (copy) memcpy(copy, scores->array, scores->array_len);
+        if (!copy) return err_new(ERR_NOMEM, "%s: out of memory while reading a tokenizer", m->path);
+        memcpy(copy, scores->array, scores->array_len);
         s.scores = copy;
     }
     if (kinds) {
         if (kinds->kind != META_ARRAY || (kinds->item != META_I32 && kinds->item != META_U32) || kinds->n != s.n_tokens)
             return err_new(ERR_FORMAT, "%s: tokenizer.ggml.token_type has %lld items, expected %lld integers", m->path, (long long)kinds->n, (long long)s.n_tokens);
         i32 *copy = arena_take(a, kinds->array_len + 4);
-        if (copy) memcpy(copy, kinds->array, kinds->array_len);
+        if (!copy) return err_new(ERR_NOMEM, "%s: out of memory while reading a tokenizer", m->path);
+        memcpy(copy, kinds->array, kinds->array_len);
         s.kinds = copy;
     }
     if (map_of_chars && map_of_chars->kind == META_ARRAY && (map_of_chars->item == META_U8 || map_of_chars->item == META_I8))
@@ -63,7 +67,8 @@ static err chat_bind(model *m)
     m->chat_source = mem_strndup(source.p, source.n);
     if (!m->chat_source) return err_new(ERR_NOMEM, "out of memory for a chat template");
     err bad = chat_template_new(&m->chat, str_of(m->chat_source));
-    if (bad.code) m->chat_error = mem_strdup(bad.what);
+    if (bad.code == ERR_NOMEM) return bad;
+    if (bad.code && !(m->chat_error = mem_strdup(bad.what))) return err_new(ERR_NOMEM, "out of memory for a chat template");
     return OK;
 }
 
@@ -182,17 +187,21 @@ usize model_kv_bytes_per_token(const model *m, dtype t)
 err kv_cache_new(kv_cache **out, const model *m, i64 n_pages, dtype type)
 {
     *out = NULL;
+    i64   layers = m->h.n_layer;
+    usize each, all;
+    if (n_pages < 1 || n_pages > INT32_MAX / KV_PAGE) /* slots are I32 */
+        return err_new(ERR_INPUT, "a KV cache of %lld pages, expected 1 to %d", (long long)n_pages, INT32_MAX / KV_PAGE);
+    if (__builtin_mul_overflow(dtype_row_bytes(type, m->h.n_kv_head * m->h.head_dim), (usize)n_pages * KV_PAGE, &each) || __builtin_mul_overflow(each, 2 * (usize)layers, &all))
+        return err_new(ERR_NOMEM, "a KV cache of %lld positions is larger than any memory", (long long)n_pages * KV_PAGE);
     kv_cache *c = mem_zero(sizeof *c);
-    i64       layers = m->h.n_layer;
-    usize     each = dtype_row_bytes(type, m->h.n_kv_head * m->h.head_dim) * (usize)(n_pages * KV_PAGE);
     if (!c) return err_new(ERR_NOMEM, "out of memory for a KV cache");
     *c = (kv_cache){.type = type, .n_pages = n_pages, .k = mem_array(void *, 2 * layers)};
     c->v = c->k ? c->k + layers : NULL;
-    u8 *base = c->k ? mem_zero(2 * each * (usize)layers) : NULL;
+    u8 *base = c->k ? mem_zero(all) : NULL;
     if (!base) {
         mem_free(c->k);
         mem_free(c);
-        return err_new(ERR_NOMEM, "out of memory for a KV cache of %lld positions: %zu bytes", (long long)(n_pages * KV_PAGE), 2 * each * (usize)layers);
+        return err_new(ERR_NOMEM, "out of memory for a KV cache of %lld positions: %zu bytes", (long long)(n_pages * KV_PAGE), all);
     }
     for (i64 i = 0; i < layers; i++) {
         c->k[i] = base + 2 * each * (usize)i;

@@ -32,8 +32,9 @@ static void bind(binder *b, model_weight *w, const char *name, i64 k, i64 n, int
         b->bad = err_new(ERR_FORMAT, "%s: tensor %s is [%lld,%lld], expected [%lld,%lld]", b->m->path, name, (long long)t->n[0], (long long)rows, (long long)k, (long long)n);
         return;
     }
-    if ((unsigned)t->type >= DTYPE_COUNT || t->type == I32 || !t->data) {
-        b->bad = err_new(ERR_UNSUPPORTED, "%s: tensor %s has %s", b->m->path, name, t->data ? "a type that this build does not read" : "no data");
+    if ((unsigned)t->type >= DTYPE_COUNT || t->type == I32 || t->type == F64 || !t->data) { /* F64 would make every value after it F64 */
+        const char *type = (unsigned)t->type < DTYPE_COUNT ? dtype_table[t->type].name : "unknown";
+        b->bad = err_new(ERR_UNSUPPORTED, "%s: tensor %s has %s%s", b->m->path, name, t->data ? "a type that this build does not compute with: " : "no data", t->data ? type : "");
         return;
     }
     *w = (model_weight){.type = t->type, .k = k, .n = rows, .data = (void *)(uintptr_t)t->data};
@@ -102,7 +103,9 @@ static void bind_all(binder *b)
         bind_vector(b, &m->embed_norm, "token_embd_norm.weight", h->width, NEED);
         bind_vector(b, &m->embed_norm_b, "token_embd_norm.bias", h->width, NEED);
         bind(b, &m->types, "token_types.weight", h->width, -1, 0);
+        if (!b->bad.code && m->types.data && m->types.type != F32) b->bad = err_new(ERR_UNSUPPORTED, "%s: token_types.weight is %s, expected f32", m->path, dtype_table[m->types.type].name);
         bind(b, &m->positions, "position_embd.weight", h->width, -1, NEED);
+        if (!b->bad.code && m->positions.n < 3) b->bad = err_new(ERR_FORMAT, "%s: position_embd.weight has %lld positions, expected at least 3", m->path, (long long)m->positions.n);
         h->n_types = m->types.n;
         h->n_ctx = i64_min(h->n_ctx, m->positions.n);
         return;
