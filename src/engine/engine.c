@@ -6,7 +6,8 @@ int          engine_threads(const engine *e) { return pool_threads(e->threads); 
 
 static err engine_kv(engine *e, const engine_opts *o)
 {
-    i64 want = o->kv_tokens > 0 ? o->kv_tokens : i64_min(e->m->h.n_ctx, 8192);
+    i64 want = o->kv_tokens > 0 ? o->kv_tokens : i64_min(e->m->h.n_ctx, 8192), most = INT32_MAX / KV_PAGE * KV_PAGE;
+    if (want > most) return err_new(ERR_INPUT, "a KV cache of %lld positions asked for, expected at most %lld", (long long)want, (long long)most);
     i64 n_pages = (want + KV_PAGE - 1) / KV_PAGE;
     e->max_pages = i64_min(n_pages, (e->m->h.n_ctx + KV_PAGE - 1) / KV_PAGE);
     TRY(pages_init(&e->pg, n_pages));
@@ -17,9 +18,10 @@ static err engine_start(engine *e, const char *path, const engine_opts *o)
 {
     e->max_seqs = o->max_seqs > 0 ? (int)i64_min(o->max_seqs, MAX_SEQS) : 16;
     e->max_rows = o->max_rows > 0 ? (int)i64_min(o->max_rows, 1024) : 256;
-    if (pthread_mutex_init(&e->lock, NULL)) return err_new(ERR_NOMEM, "cannot make a lock");
     TRY(pool_new(&e->threads, o->threads));
     TRY(model_open(&e->m, path, e->threads));
+    e->n_vocab = e->m->h.n_vocab;
+    e->n_ctx = e->m->h.n_ctx;
     TRY(backend_cpu(&e->be, e->threads));
     TRY(workspace_new(&e->ws, e->be));
     if (!e->m->arch->encoder) TRY(engine_kv(e, o));
@@ -38,10 +40,23 @@ err engine_open(engine **out, const char *path, const engine_opts *o)
     *out = NULL;
     engine *e = mem_zero(sizeof *e);
     if (!e) return err_new(ERR_NOMEM, "out of memory for an engine");
+    if (pthread_mutex_init(&e->lock, NULL)) {
+        mem_free(e);
+        return err_new(ERR_NOMEM, "cannot make a lock");
+    }
+    atomic_store(&e->holders, 1);
     err bad = engine_start(e, path, o ? o : &defaults);
     if (bad.code) engine_close(e);
     else *out = e;
     return bad;
+}
+
+void engine_leave(engine *e)
+{
+    if (atomic_fetch_sub(&e->holders, 1) != 1) return;
+    queue_free(e->jobs);
+    pthread_mutex_destroy(&e->lock);
+    mem_free(e);
 }
 
 void engine_close(engine *e)
@@ -57,10 +72,8 @@ void engine_close(engine *e)
     pages_free(&e->pg);
     model_close(e->m);
     pool_free(e->threads);
-    queue_free(e->jobs);
     mem_free(e->in);
-    pthread_mutex_destroy(&e->lock);
-    mem_free(e);
+    engine_leave(e);
 }
 
 engine_memory engine_memory_of(engine *e)

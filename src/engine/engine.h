@@ -15,7 +15,7 @@ typedef struct {
 } engine_opts;
 typedef struct engine engine;
 err  engine_open(engine **, const char *model_path, const engine_opts *);
-void engine_close(engine *);                /* after its sessions; running requests end CANCELLED */
+void engine_close(engine *);                /* running requests end CANCELLED; sessions left open can only be closed, from then on */
 const model *engine_model(const engine *);
 int  engine_threads(const engine *);
 typedef struct { usize weights, kv_per_token, kv, scratch; } engine_memory; /* bytes; scratch: the largest plan made so far, or a full batch's if none */
@@ -75,7 +75,7 @@ typedef struct {
     double prefill_s, decode_s;
 } gen_result;
 /* INPUT when prefix + max_tokens exceed the context (both numbers in the message; nothing is cut silently), BUSY when the queue is
- * full. Blocks until done. */
+ * full. Requests that do not fit into the KV cache together wait for one another. Blocks until done. */
 err  session_generate(session *, const gen_request *, gen_result *);
 
 /* ---- embeddings (embed.c): encoder models, batched by length -------------------------------------------------------------- */

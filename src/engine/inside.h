@@ -35,8 +35,8 @@ void pages_free(pages *);
 /* Cuts the sequence to its longest common prefix with want (at most n - 1 tokens, so that there is something to compute), then
  * extends it with cached full pages. */
 void sequence_match(pages *, sequence *, const i32 *want, usize n);
-err  sequence_room(pages *, sequence *, usize n);   /* pages for n tokens in all; NOMEM when every page is held */
-void sequence_append(pages *, sequence *, const i32 *tok, usize n); /* their KV has been computed; lists pages that became full */
+err  sequence_room(pages *, sequence *, usize n);   /* pages and memory for n tokens in all; NOMEM when every page is held: nothing is taken then */
+void sequence_append(pages *, sequence *, const i32 *tok, usize n); /* room was made and their KV computed; lists pages that became full */
 void sequence_drop(pages *, sequence *);            /* gives the pages back (they stay findable until reused) and forgets the tokens */
 
 /* ---- jobs ---- */
@@ -73,8 +73,9 @@ struct session {
     session *next;                          /* engine's list, under its lock */
 };
 
-typedef struct { i64 rows, outs, seqs; plan *p; model_io io; } plan_slot;
+typedef struct { i64 rows, outs, seqs; plan *p; model_io io; u64 used; } plan_slot;
 enum { MAX_PLANS = 96, MAX_SEQS = 64 };
+#define MAX_KEPT ((usize)256 << 20)         /* bytes of logits that plans keep between runs, all together */
 struct engine {
     model     *m;
     pool      *threads;
@@ -83,19 +84,23 @@ struct engine {
     kv_cache  *kv;
     pages      pg;
     plan_slot  plans[MAX_PLANS]; int n_plans;
+    u64        plan_clock;
     i64        max_pages;                   /* of one sequence */
     int        max_seqs, max_rows;
+    i64        n_vocab, n_ctx;              /* the model's, for callers' threads */
     queue     *jobs;
     pthread_t  thread; bool started;
     atomic_bool closing;
     job       *active[MAX_SEQS]; int n_active;
     pthread_mutex_t lock;                   /* of the list of sessions */
     session   *sessions;
+    atomic_int holders;                     /* whoever opened it, and each session: the last to leave frees this, the lock and the queue */
     i32       *in;                          /* scratch for batch inputs */
     float     *logits;                      /* [n_vocab] */
     _Atomic usize scratch;
 };
 err   plan_get(engine *, i64 rows, i64 outs, i64 seqs, plan_slot **out);
+void  engine_leave(engine *);
 void *engine_main(void *);                  /* sched.c */
 void  embed_run(engine *, job *);           /* embed.c: on the engine thread */
 err   embed_plan(engine *, plan_slot **);   /* the plan of a full batch */

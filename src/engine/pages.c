@@ -108,15 +108,19 @@ void sequence_match(pages *pg, sequence *s, const i32 *want, usize n)
 
 err sequence_room(pages *pg, sequence *s, usize n)
 {
-    while (s->n_page * KV_PAGE < n) {
+    usize had = s->n_page;
+    err   bad = vec_grow((void **)&s->tok.id, &s->tok.cap, n, sizeof *s->tok.id) ? OK : err_new(ERR_NOMEM, "out of memory for a sequence");
+    while (!bad.code && s->n_page * KV_PAGE < n) {
         i32 at = take(pg);
-        if (at < 0) return err_new(ERR_NOMEM, "KV cache full: all %lld pages of %d positions are in use", (long long)pg->n, KV_PAGE);
-        if (!push_page(s, at)) {
+        if (at < 0) {
+            bad = err_new(ERR_NOMEM, "KV cache full: all %lld pages of %d positions are in use", (long long)pg->n, KV_PAGE);
+        } else if (!push_page(s, at)) {
             give(pg, at);
-            return err_new(ERR_NOMEM, "out of memory for a sequence");
+            bad = err_new(ERR_NOMEM, "out of memory for a sequence");
         }
     }
-    return OK;
+    while (bad.code && s->n_page > had) give(pg, s->page[--s->n_page]);
+    return bad;
 }
 
 void sequence_append(pages *pg, sequence *s, const i32 *tok, usize n)
@@ -125,7 +129,7 @@ void sequence_append(pages *pg, sequence *s, const i32 *tok, usize n)
         usize at = s->tok.n / KV_PAGE;
         page *p = &pg->p[s->page[at]];
         p->token[p->n++] = tok[i];
-        if (!ids_push(&s->tok, tok[i])) return;
+        s->tok.id[s->tok.n++] = tok[i];
         if (p->n < KV_PAGE) continue;
         p->before = at ? pg->p[s->page[at - 1]].serial : 0;
         p->owner = s->owner;

@@ -14,19 +14,37 @@ static i64 bucket(i64 n)
     return n;
 }
 
+static usize plan_kept(const engine *e, i64 outs) { return (usize)outs * (usize)e->n_vocab * sizeof(float); }
+
+/* the plan whose last use is longest ago makes room */
+static usize plan_forget(engine *e)
+{
+    int oldest = 0;
+    for (int i = 1; i < e->n_plans; i++)
+        if (e->plans[i].used < e->plans[oldest].used) oldest = i;
+    usize kept = plan_kept(e, e->plans[oldest].outs);
+    plan_free(e->plans[oldest].p);
+    e->plans[oldest] = e->plans[--e->n_plans];
+    return kept;
+}
+
 err plan_get(engine *e, i64 rows, i64 outs, i64 seqs, plan_slot **out)
 {
-    for (int i = 0; i < e->n_plans; i++)
+    usize kept = 0;
+    for (int i = 0; i < e->n_plans; i++) {
         if (e->plans[i].rows == rows && e->plans[i].outs == outs && e->plans[i].seqs == seqs) {
+            e->plans[i].used = ++e->plan_clock;
             *out = &e->plans[i];
             return OK;
         }
-    if (e->n_plans == MAX_PLANS) plan_free(e->plans[--e->n_plans].p);
+        kept += plan_kept(e, e->plans[i].outs);
+    }
+    while (e->n_plans && (e->n_plans == MAX_PLANS || kept + plan_kept(e, outs) > MAX_KEPT)) kept -= plan_forget(e);
     plan_slot  *s = &e->plans[e->n_plans];
     batch_shape shape_of = {.rows = rows, .outs = outs, .seqs = seqs, .max_pages = e->max_pages};
     graph      *g = graph_new();
     if (!g) return err_new(ERR_NOMEM, "out of memory for a graph");
-    *s = (plan_slot){.rows = rows, .outs = outs, .seqs = seqs};
+    *s = (plan_slot){.rows = rows, .outs = outs, .seqs = seqs, .used = ++e->plan_clock};
     if (e->m->arch->encoder) encoder_build(g, e->m, &shape_of, &s->io);
     else decoder_build(g, e->m, e->kv, &shape_of, &s->io);
     tensor *root = s->io.pooled ? s->io.pooled : outs ? s->io.logits : s->io.hidden;
@@ -110,13 +128,28 @@ static err batch_run(engine *e, batch *b, plan_slot **slot)
 
 /* ---- what a computed token brings ---- */
 
-static err event_push(job *j, const event *ev)
+static bool event_push(job *j, const event *ev)
 {
     pthread_mutex_lock(&j->lock);
     bool ok = VEC_PUSH(j->ev, j->n_ev, j->cap_ev, *ev);
     pthread_cond_signal(&j->wake);
     pthread_mutex_unlock(&j->lock);
-    return ok ? OK : err_new(ERR_NOMEM, "out of memory while generating");
+    return ok;
+}
+
+static top_token *top_of(const float *logits, i64 n, int k, float lse) /* owned, [k] */
+{
+    candidate *c = mem_array(candidate, k);
+    top_token *top = mem_array(top_token, k);
+    if (c && top) {
+        logits_top(logits, n, k, c);
+        for (int i = 0; i < k; i++) top[i] = (top_token){c[i].id, expf(c[i].logit - lse), c[i].logit - lse};
+    } else {
+        mem_free(top);
+        top = NULL;
+    }
+    mem_free(c);
+    return top;
 }
 
 /* how much of the held text can be given out: up to a stop string (sets *stopped), or all but a tail that may begin one */
@@ -157,21 +190,13 @@ static err token_event(engine *e, job *j, i32 id, const float *logits, bool last
     if (last && !*stopped) ready = j->held.n;
     ev.text_len = ready;
     ev.text = mem_strndup(j->held.p ? j->held.p : "", ready);
-    if (!ev.text || j->held.bad) return err_new(ERR_NOMEM, "out of memory while generating");
-    if (ready) memmove(j->held.p, j->held.p + ready, j->held.n - ready), j->held.n -= ready;
-    if (j->req->n_top) {
-        int        k = (int)i64_min(j->req->n_top, n);
-        candidate *c = mem_array(candidate, k);
-        ev.top = mem_array(top_token, k);
-        if (c && ev.top) logits_top(logits, n, k, c);
-        for (int i = 0; c && ev.top && i < k; i++) ev.top[i] = (top_token){c[i].id, expf(c[i].logit - lse), c[i].logit - lse};
-        mem_free(c);
-        if (!ev.top) {
-            mem_free(ev.text);
-            return err_new(ERR_NOMEM, "out of memory while generating");
-        }
-    }
-    return event_push(j, &ev);
+    bool ok = ev.text && !j->held.bad;
+    if (ok && ready) memmove(j->held.p, j->held.p + ready, j->held.n - ready), j->held.n -= ready;
+    if (ok && j->req->n_top) ok = (ev.top = top_of(logits, n, (int)i64_min(j->req->n_top, n), lse)) != NULL;
+    if (ok && event_push(j, &ev)) return OK;
+    mem_free(ev.text);
+    mem_free(ev.top);
+    return err_new(ERR_NOMEM, "out of memory while generating");
 }
 
 /* a job in `active` is only marked here: its memory is the caller's as soon as he is woken, which happens at the end of the turn */
@@ -208,18 +233,75 @@ static void job_token(engine *e, job *j, const float *logits)
     if (bad.code || end || full || stopped) job_mark(j, bad);
 }
 
-/* ln p of every token of the prefix: the whole prefix in small chunks with logits for all rows */
+/* ---- room for keys and values ---- */
+
+static bool is_active(const engine *e, const session *s)
+{
+    for (int i = 0; i < e->n_active; i++)
+        if (e->active[i]->s == s && !e->active[i]->ended) return true;
+    return false;
+}
+
+/* frees pages by emptying sessions that have nothing running */
+static err make_room(engine *e, job *j, usize n)
+{
+    err bad = sequence_room(&e->pg, &j->s->seq, n);
+    pthread_mutex_lock(&e->lock);
+    for (session *s = e->sessions; s && bad.code == ERR_NOMEM; s = s->next)
+        if (s != j->s && s->seq.n_page && !is_active(e, s)) {
+            sequence_drop(&e->pg, &s->seq);
+            bad = sequence_room(&e->pg, &j->s->seq, n);
+        }
+    pthread_mutex_unlock(&e->lock);
+    return bad;
+}
+
+static bool in_batch(const batch *b, const job *j)
+{
+    for (int i = 0; i < b->n_pieces; i++)
+        if (b->piece[i].j == j) return true;
+    return false;
+}
+
+/* its pages serve another; it begins again, and says the same, once there are pages for all it has */
+static void job_yield(engine *e, job *j)
+{
+    sequence_drop(&e->pg, &j->s->seq);
+    j->fed = 0;
+}
+
+/* Room for the first n tokens of active[at]. When every page is held, those that came later give theirs up, the last first. */
+static err claim_room(engine *e, const batch *b, int at, usize n)
+{
+    err bad = make_room(e, e->active[at], n);
+    for (int k = e->n_active - 1; k > at && bad.code == ERR_NOMEM; k--) {
+        job *late = e->active[k];
+        if (late->ended || !late->s->seq.n_page || in_batch(b, late)) continue;
+        job_yield(e, late);
+        bad = make_room(e, e->active[at], n);
+    }
+    return bad;
+}
+
+/* ln p of every token of the prefix: the whole prefix in small chunks with logits for all rows. Nothing else runs meanwhile, so
+ * whoever holds pages gives them up if need be. */
 static err job_score(engine *e, job *j)
 {
     const gen_request *q = j->req;
     q->score[0] = 0;
     sequence_drop(&e->pg, &j->s->seq);
-    TRY(sequence_room(&e->pg, &j->s->seq, q->n));
+    err bad = make_room(e, j, q->n);
+    for (int k = e->n_active - 1; k >= 0 && bad.code == ERR_NOMEM; k--) {
+        if (e->active[k]->s->seq.n_page) job_yield(e, e->active[k]);
+        bad = make_room(e, j, q->n);
+    }
+    TRY(bad);
     while (j->fed < q->n) {
         batch      b = batch_new(e);
         plan_slot *slot;
         usize      from = j->fed, n = q->n - from < SCORE_ROWS ? q->n - from : SCORE_ROWS;
-        if (atomic_load(&j->cancelled)) return err_new(ERR_CANCELLED, "cancelled");
+        if (atomic_load(&j->cancelled) || atomic_load(&e->closing))
+            return err_new(ERR_CANCELLED, atomic_load(&e->closing) ? "the engine is closing" : "cancelled");
         batch_piece(e, &b, j, n);
         b.outs = bucket((i64)n);
         for (i64 i = 0; i < b.outs; i++) b.out_row[i] = i < (i64)n ? (i32)i : -1;
@@ -237,20 +319,6 @@ static err job_score(engine *e, job *j)
 }
 
 /* ---- the loop ---- */
-
-/* frees pages by emptying sessions that have nothing running */
-static err make_room(engine *e, job *j, usize n)
-{
-    err bad = sequence_room(&e->pg, &j->s->seq, n);
-    pthread_mutex_lock(&e->lock);
-    for (session *s = e->sessions; s && bad.code == ERR_NOMEM; s = s->next)
-        if (!atomic_load(&s->busy) && s->seq.n_page) {
-            sequence_drop(&e->pg, &s->seq);
-            bad = sequence_room(&e->pg, &j->s->seq, n);
-        }
-    pthread_mutex_unlock(&e->lock);
-    return bad;
-}
 
 static void job_start(engine *e, job *j)
 {
@@ -283,17 +351,30 @@ static void job_start(engine *e, job *j)
     else e->active[e->n_active++] = j;
 }
 
+/* A job without pages (new, or it gave them up) that is not the first waits until there are some for all it has and one to go on:
+ * it would only lose them again to those before it. False: no room, others have to finish; with none to wait for it ends. */
+static bool job_room(engine *e, const batch *b, int at, usize n)
+{
+    job *j = e->active[at];
+    i64  whole = i64_min(e->max_pages * KV_PAGE, (i64)(j->req->n + j->out.n) + KV_PAGE);
+    bool first = true;
+    for (int i = 0; i < at; i++) first &= e->active[i]->ended;
+    err bad = first || j->s->seq.n_page ? claim_room(e, b, at, n) : make_room(e, j, (usize)whole);
+    if (bad.code && first && !b->n_pieces) job_mark(j, bad);
+    return !bad.code;
+}
+
 static void compose(engine *e, batch *b)
 {
+    bool full = false;
     for (int pass = 0; pass < 2; pass++) /* decoding rows first: nobody waits for another's prefix */
-        for (int i = 0; i < e->n_active; i++) {
+        for (int i = 0; i < e->n_active && !(full && pass); i++) {
             job  *j = e->active[i];
             usize total = j->req->n + j->out.n, left = total - j->fed, room = (usize)(e->max_rows - b->rows);
             if (j->ended || (left == 1) != (pass == 0) || !room || !left) continue;
             if (left > room) left = room;
-            err bad = make_room(e, j, j->fed + left);
-            if (bad.code) {
-                job_mark(j, bad);
+            if (!job_room(e, b, i, j->fed + left)) {
+                full = true; /* prefixes are begun in order */
                 continue;
             }
             batch_piece(e, b, j, left);

@@ -4,13 +4,15 @@
 
 err job_init(job *j)
 {
+    pthread_condattr_t attr;
     memset(j, 0, sizeof *j);
     if (pthread_mutex_init(&j->lock, NULL)) return err_new(ERR_NOMEM, "cannot make a lock");
-    if (pthread_cond_init(&j->wake, NULL)) {
-        pthread_mutex_destroy(&j->lock);
-        return err_new(ERR_NOMEM, "cannot make a condition");
-    }
-    return OK;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    bool ok = !pthread_cond_init(&j->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    if (!ok) pthread_mutex_destroy(&j->lock);
+    return ok ? OK : err_new(ERR_NOMEM, "cannot make a condition");
 }
 
 void job_free(job *j)
@@ -46,11 +48,12 @@ static err deliver(job *j)
     err bad = OK;
     pthread_mutex_lock(&j->lock);
     for (;;) {
+        if (j->req && j->req->cancel && atomic_load(j->req->cancel)) atomic_store(&j->cancelled, true);
         if (j->read_ev < j->n_ev) {
             event ev = j->ev[j->read_ev++];
             pthread_mutex_unlock(&j->lock);
             gen_token t = {.id = ev.id, .logprob = ev.logprob, .text = {ev.text, ev.text_len}, .top = ev.top, .n_top = ev.top ? j->req->n_top : 0};
-            if (!bad.code && j->req->token) {
+            if (!atomic_load(&j->cancelled) && j->req->token) { /* once it is cancelled, nothing that was on the way is heard of */
                 bad = j->req->token(j->req->ctx, &t);
                 if (bad.code) atomic_store(&j->cancelled, true);
             }
@@ -58,9 +61,8 @@ static err deliver(job *j)
             continue;
         }
         if (j->done) break;
-        if (j->req && j->req->cancel && atomic_load(j->req->cancel)) atomic_store(&j->cancelled, true);
         struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_nsec += 50 * 1000 * 1000; /* to look at `cancel` now and then */
         if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
         pthread_cond_timedwait(&j->wake, &j->lock, &until);
@@ -83,6 +85,7 @@ err session_open(session **out, engine *e, u64 owner)
     if (!s) return err_new(ERR_NOMEM, "out of memory for a session");
     s->e = e;
     s->owner = owner;
+    atomic_fetch_add(&e->holders, 1);
     pthread_mutex_lock(&e->lock);
     s->next = e->sessions;
     e->sessions = s;
@@ -99,7 +102,7 @@ void session_close(session *s)
     if (!job_init(&j).code) {
         j.kind = JOB_CLOSE;
         j.s = s;
-        if (!queue_push(e->jobs, &j, true).code) deliver(&j);
+        if (!queue_push(e->jobs, &j, true).code) deliver(&j); /* else the engine is closing, and its pages go with it */
         job_free(&j);
     }
     pthread_mutex_lock(&e->lock);
@@ -109,18 +112,22 @@ void session_close(session *s)
             break;
         }
     pthread_mutex_unlock(&e->lock);
+    mem_free(s->seq.page);
+    ids_free(&s->seq.tok);
     mem_free(s);
+    engine_leave(e);
 }
 
 static err request_check(const engine *e, const gen_request *q)
 {
-    i64 most = e->max_pages * KV_PAGE;
+    i64 most = i64_min(e->max_pages * KV_PAGE, e->n_ctx);
     if (!q->n) return err_new(ERR_INPUT, "an empty prompt: nothing to continue");
+    if (atomic_load(&e->closing)) return err_new(ERR_CANCELLED, "the engine is closed");
     if (q->n_top < 0 || q->n_top > 1000) return err_new(ERR_INPUT, "%d likeliest tokens asked for, expected 0 to 1000", q->n_top);
     for (usize i = 0; i < q->n; i++)
-        if (q->ids[i] < 0 || q->ids[i] >= e->m->h.n_vocab)
-            return err_new(ERR_INPUT, "token id %d at %zu: the model has %lld tokens", q->ids[i], i, (long long)e->m->h.n_vocab);
-    if ((i64)q->n + q->max_tokens > most)
+        if (q->ids[i] < 0 || q->ids[i] >= e->n_vocab)
+            return err_new(ERR_INPUT, "token id %d at %zu: the model has %lld tokens", q->ids[i], i, (long long)e->n_vocab);
+    if (q->n > (usize)most || q->max_tokens > most - (i64)q->n)
         return err_new(ERR_INPUT, "the prompt has %zu tokens and %lld more were asked for, the context holds %lld", q->n, (long long)q->max_tokens, (long long)most);
     return OK;
 }
@@ -136,6 +143,7 @@ err session_generate(session *s, const gen_request *q, gen_result *res)
         j.req = q;
         j.s = s;
         bad = job_submit(s->e, &j);
+        if (atomic_load(&j.cancelled)) j.res.finish = FINISH_CANCELLED;
         if (res) *res = j.res;
         job_free(&j);
     }
