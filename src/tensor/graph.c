@@ -3,6 +3,10 @@
 #include "tensor/internal.h"
 #include <stdlib.h>
 
+/* Bytes of one tensor, at most: far beyond any memory, and so far below 2^63 that sums over a graph stay exact. Extents come
+ * from files. */
+#define MOST_BYTES ((i64)1 << 46)
+
 const op_def op_table[OP_COUNT] = {
 #define OP(id, min_src, max_src, check, grad, ref) [OP_##id] = {#id, min_src, max_src, check, grad, ref},
 #include "tensor/ops.def"
@@ -31,7 +35,7 @@ void graph_free(graph *g)
     mem_free(g);
 }
 
-err  graph_error(const graph *g) { return g->bad.code ? err_new(g->bad.code, "%s", g->what) : OK; }
+err graph_error(const graph *g) { return g->bad.code ? err_new(g->bad.code, "%s", g->what) : OK; }
 void graph_use_double(graph *g) { g->use_double = true; }
 
 static tensor *graph_bad(graph *g, err_code code, const char *message)
@@ -45,7 +49,7 @@ static tensor *graph_bad(graph *g, err_code code, const char *message)
 
 tensor *graph_fail(graph *g, const char *fmt, ...)
 {
-    char    message[256];
+    char message[256];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(message, sizeof message, fmt, ap);
@@ -65,15 +69,27 @@ static tensor *append(graph *g)
     return t;
 }
 
+static i64 times(i64 a, i64 b) /* INT64_MAX when it is more */
+{
+    i64 product;
+    return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
+}
+
 void tensor_set(tensor *t, dtype type, const i64 n[4])
 {
     const dtype_info *d = &dtype_table[type];
     t->type = type;
     for (int i = 0; i < 4; i++) t->n[i] = n[i] ? n[i] : 1;
     t->stride[0] = d->bytes;
-    t->stride[1] = (i64)dtype_row_bytes(type, t->n[0]);
-    t->stride[2] = t->stride[1] * t->n[1];
-    t->stride[3] = t->stride[2] * t->n[2];
+    t->stride[1] = times(t->n[0] / d->block, d->bytes);
+    t->stride[2] = times(t->stride[1], t->n[1]);
+    t->stride[3] = times(t->stride[2], t->n[2]);
+}
+
+static bool too_large(const tensor *t) /* just set: contiguous */
+{
+    return t->n[1] > MOST_BYTES || times(t->stride[3], t->n[3]) > MOST_BYTES ||
+           times(times(t->n[0], t->n[1]), times(t->n[2], t->n[3])) > MOST_BYTES;
 }
 
 bool tensor_contiguous(const tensor *t)
@@ -93,8 +109,8 @@ const char *tensor_show(const tensor *t, char out[96])
     int dims = 4;
     while (dims > 1 && t->n[dims - 1] == 1) dims--;
     int at = snprintf(out, 96, "%.40s [", t->name[0] ? t->name : op_table[t->op].name);
-    for (int i = 0; i < dims && at < 80; i++) at += snprintf(out + at, 96 - (usize)at, i ? ",%lld" : "%lld", (long long)t->n[i]);
-    snprintf(out + at, 96 - (usize)at, "] %s", dtype_table[t->type].name);
+    for (int i = 0; i < dims && at < 72; i++) at += snprintf(out + at, 96 - (usize)at, i ? ",%lld" : "%lld", (long long)t->n[i]);
+    snprintf(out + at, 96 - (usize)at, "] %s", dtype_table[t->type].name); /* an extent has 20 characters at most */
     return out;
 }
 
@@ -111,6 +127,9 @@ tensor *node(graph *g, op_id op, op_arg arg, int n_src, tensor *const *src)
     for (int i = 0; i < n_src; i++) t->src[i] = src[i];
     tensor_set(t, F32, (i64[4]){1, 1, 1, 1});
     d->check(g, t);
+    char show[96];
+    if (!g->bad.code && too_large(t))
+        return graph_fail(g, "%s: the result would be %s, more than 2^46 bytes", d->name, tensor_show(t, show));
     return g->bad.code ? g->dead : t;
 }
 
@@ -131,11 +150,15 @@ tensor *keep(tensor *t)
 
 static tensor *leaf(graph *g, dtype type, layout lay, shape s, void *data, const char *name, u32 flags)
 {
-    for (int i = 0; i < 4; i++)
+    if (!name) name = "";
+    for (int i = 0; i < 4; i++) {
         if (s.n[i] < 0) return graph_fail(g, "%s: extent %d is %lld", name, i, (long long)s.n[i]);
+        if (!s.n[i]) s.n[i] = 1;
+    }
     if ((unsigned)type >= DTYPE_COUNT) return graph_fail(g, "%s: unknown type %d", name, (int)type);
     if (s.n[0] % dtype_table[type].block)
-        return graph_fail(g, "%s: rows of %lld values, %s needs a multiple of %d", name, (long long)s.n[0], dtype_table[type].name, dtype_table[type].block);
+        return graph_fail(g, "%s: rows of %lld values, %s needs a multiple of %d", name, (long long)s.n[0],
+                          dtype_table[type].name, dtype_table[type].block);
     if (!weight_packs(type, lay)) return graph_fail(g, "%s: %s has no layout %d", name, dtype_table[type].name, (int)lay);
     tensor *t = append(g);
     if (!t) return g->dead;
@@ -144,14 +167,25 @@ static tensor *leaf(graph *g, dtype type, layout lay, shape s, void *data, const
     t->lay = lay;
     t->data = data;
     t->flags = flags;
-    snprintf(t->name, sizeof t->name, "%s", name ? name : "");
+    snprintf(t->name, sizeof t->name, "%s", name);
+    char show[96];
+    if (too_large(t)) return graph_fail(g, "%s: more than 2^46 bytes", tensor_show(t, show));
     return t;
 }
 
 static dtype float_type(const graph *g, dtype t) { return g->use_double && t == F32 ? F64 : t; }
-tensor *input(graph *g, dtype type, shape s, const char *name) { return leaf(g, float_type(g, type), LAYOUT_ROWS, s, NULL, name, T_INPUT); }
-tensor *weight(graph *g, dtype type, layout lay, shape s, void *data, const char *name) { return leaf(g, type, lay, s, data, name, 0); }
-tensor *param(graph *g, shape s, float *data, const char *name) { return leaf(g, float_type(g, F32), LAYOUT_ROWS, s, data, name, T_PARAM); }
+tensor *input(graph *g, dtype type, shape s, const char *name)
+{
+    return leaf(g, float_type(g, type), LAYOUT_ROWS, s, NULL, name, T_INPUT);
+}
+tensor *weight(graph *g, dtype type, layout lay, shape s, void *data, const char *name)
+{
+    return leaf(g, type, lay, s, data, name, 0);
+}
+tensor *param(graph *g, shape s, float *data, const char *name)
+{
+    return leaf(g, float_type(g, F32), LAYOUT_ROWS, s, data, name, T_PARAM);
+}
 
 tensor *tensor_aux(graph *g, tensor *of, dtype type, shape s)
 {
@@ -184,7 +218,7 @@ void op_no_gradient(graph *g, tensor *y, tensor *dy, tensor **dx)
 static void grad_of(graph *g, tensor *t, tensor **d, const bool *need)
 {
     tensor *dx[6] = {0};
-    bool    any = false;
+    bool any = false;
     for (int s = 0; s < 6; s++)
         if (t->src[s] && need[t->src[s]->id]) dx[s] = t->src[s], any = true;
     if (!any) return;
@@ -198,11 +232,12 @@ static void grad_of(graph *g, tensor *t, tensor **d, const bool *need)
 
 void graph_grad(graph *g, tensor *loss)
 {
+    if (!loss) graph_fail(g, "graph_grad: no loss");
     if (g->bad.code) return;
-    usize    n = g->n;
+    usize n = g->n;
     tensor **d = arena_take(g->a, sizeof *d * n);
-    bool    *need = arena_take(g->a, n);
-    double  *one = arena_take(g->a, sizeof *one);
+    bool *need = arena_take(g->a, n);
+    double *one = arena_take(g->a, sizeof *one);
     if (!d || !need || !one) {
         graph_bad(g, ERR_NOMEM, "out of memory in graph_grad");
         return;
@@ -217,8 +252,10 @@ void graph_grad(graph *g, tensor *loss)
         for (int s = 0; s < 6; s++)
             if (t->src[s]) need[i] |= need[t->src[s]->id];
     }
-    if (loss->type == F64) *one = 1;
-    else *(float *)one = 1;
+    if (loss->type == F64)
+        *one = 1;
+    else
+        *(float *)one = 1;
     d[loss->id] = weight(g, loss->type, LAYOUT_ROWS, (shape){{1}}, one, "one");
     for (i64 i = loss->id; i >= 0 && !g->bad.code; i--)
         if (d[i] && need[i]) grad_of(g, g->nodes[i], d, need);
@@ -272,8 +309,12 @@ void ref_weight_row(const tensor *w, i64 row, i64 slot, double *dst)
         return;
     }
     const u8 *base = (const u8 *)w->data + (usize)slot * weight_bytes(w->type, w->lay, k, w->n[1]);
-    float    *f = mem_zero(sizeof *f * (usize)k);
-    if (f) weight_decode(w->type, w->lay, k, base, row, 1, f);
-    for (i64 i = 0; i < k; i++) dst[i] = f ? f[i] : 0;
-    mem_free(f);
+    u8 *floats = (u8 *)dst + sizeof(float) * (usize)k; /* decoded into the far half: widened from the front, value i is read
+                                                          before anything reaches it, and nothing is allocated */
+    weight_decode(w->type, w->lay, k, base, row, 1, (float *)(void *)floats);
+    for (i64 i = 0; i < k; i++) {
+        float v;
+        memcpy(&v, floats + sizeof v * (usize)i, sizeof v);
+        dst[i] = (double)v;
+    }
 }

@@ -18,7 +18,7 @@ void op_no_kernel(const tensor *);                                   /* leaves a
 #undef OP
 
 tensor *node(graph *, op_id, op_arg, int n_src, tensor *const *src); /* NULL sources allowed where optional; runs check */
-void    tensor_set(tensor *, dtype, const i64 n[4]);                 /* type, extents, contiguous strides */
+void    tensor_set(tensor *, dtype, const i64 n[4]);                 /* type, extents, contiguous strides (INT64_MAX: too much) */
 bool    tensor_contiguous(const tensor *);
 bool    tensor_same_shape(const tensor *, const tensor *);
 tensor *tensor_aux(graph *, tensor *of, dtype, shape);               /* a buffer that lives from y to y's gradient */
@@ -53,6 +53,7 @@ struct plan {
     usize    extra, extra_at;                                        /* backend's own scratch inside it: bytes, offset */
     usize    fixed;                                                  /* bytes of inputs and kept values, allocated with the plan */
     void    *fixed_mem;
+    const tensor *missing;                                           /* a needed weight without memory: planned, not run */
     u32      bound_at;                                               /* workspace generation the pointers belong to */
     void    *state;                                                  /* backend's steps */
 };

@@ -6,8 +6,8 @@
 #define ALIGN(n) (((usize)(n) + 63) & ~(usize)63)
 
 typedef struct {
-    usize at, n;   /* bytes */
-    i32   from, to; /* order positions, inclusive */
+    usize at, n;  /* bytes */
+    i32 from, to; /* order positions, inclusive */
 } life;
 
 static tensor *storage(tensor *t)
@@ -16,30 +16,58 @@ static tensor *storage(tensor *t)
     return t;
 }
 static usize storage_bytes(const tensor *t) { return ALIGN(dtype_row_bytes(t->type, t->n[0]) * (usize)tensor_rows(t)); }
-static bool is_fixed(const tensor *t) { return (t->flags & (T_INPUT | T_KEEP)) && !(t->op == OP_LEAF && t->data); }
+/* memory of somebody else; after the first binding also inputs and kept leaves, whose memory never moves */
+static bool has_owner(const tensor *t) { return t->op == OP_LEAF && t->data && !(t->flags & T_AUX); }
+static bool is_fixed(const tensor *t) { return (t->flags & (T_INPUT | T_KEEP)) && !has_owner(t); }
 
-/* reverse reachability; ids grow from sources to results, so creation order is a topological order */
+/* can be read after a run: kept values, inputs, and what has an owner */
+static bool is_lasting(const tensor *t)
+{
+    while (t->base) t = t->base;
+    return t->flags & (T_INPUT | T_KEEP) || has_owner(t);
+}
+
+static err check_roots(const graph *g, tensor *const *roots, int n_roots)
+{
+    for (int i = 0; i < n_roots; i++)
+        if (!roots[i] || roots[i]->id < 0 || (usize)roots[i]->id >= g->n || g->nodes[roots[i]->id] != roots[i])
+            return err_new(ERR_INPUT, "root %d of %d of a plan is no node of its graph", i, n_roots);
+    return OK;
+}
+
+static void need_sources(const tensor *t, bool *need, bool *used)
+{
+    for (int s = 0; s < 6; s++)
+        if (t->src[s]) need[t->src[s]->id] = used[storage(t->src[s])->id] = true;
+    if (t->base) need[t->base->id] = true;
+}
+
+/* Reverse reachability; ids grow from sources to results, so creation order is a topological order. Needed are the roots,
+ * gradients and whatever is kept; and two that nothing may name as a source. An op whose aux is needed: it writes the aux. And a
+ * KV_PUT: it writes into a storage that something later reads under another name (`used`), or that outlives the run. */
 static err order_nodes(plan *p, tensor *const *roots, int n_roots)
 {
     graph *g = p->g;
-    bool  *need = arena_take(g->a, g->n);
+    bool *need = arena_take(g->a, g->n), *used = arena_take(g->a, g->n);
     p->order = arena_take(g->a, sizeof *p->order * (g->n + 1));
-    if (!need || !p->order) return err_new(ERR_NOMEM, "out of memory while planning");
-    for (int i = 0; i < n_roots; i++) {
-        need[roots[i]->id] = true;
-        keep(storage(roots[i]));
+    if (!need || !used || !p->order) return err_new(ERR_NOMEM, "out of memory while planning");
+    for (int i = 0; i < n_roots; i++) { keep(roots[i]); }
+    for (usize i = 0; i < g->n; i++) {
+        tensor *t = g->nodes[i];
+        if (t->grad && t->flags & T_PARAM) keep(t->grad);
     }
     for (usize i = 0; i < g->n; i++) {
         tensor *t = g->nodes[i];
-        if (t->grad && t->flags & T_PARAM) need[t->grad->id] = true;
-        if (t->flags & T_KEEP) keep(storage(t));
+        need[i] = t->flags & T_KEEP;
+        if (need[i]) keep(storage(t));
     }
     for (i64 i = (i64)g->n - 1; i >= 0; i--) {
         tensor *t = g->nodes[i];
+        if (t->aux && need[t->aux->id]) need[i] = true;
+        if (t->op == OP_KV_PUT && (used[storage(t)->id] || is_lasting(t))) need[i] = true;
         if (!need[i]) continue;
-        for (int s = 0; s < 6; s++)
-            if (t->src[s]) need[t->src[s]->id] = true;
-        if (t->base) need[t->base->id] = true;
+        if (t->op == OP_LEAF && !t->data && !(t->flags & (T_INPUT | T_KEEP | T_AUX))) p->missing = t;
+        need_sources(t, need, used);
     }
     for (usize i = 0; i < g->n; i++) {
         tensor *t = g->nodes[i];
@@ -68,9 +96,8 @@ static void find_lives(plan *p, life *l)
 /* first fit: `placed` is kept sorted by offset; returns the end of the highest piece */
 static usize place_all(plan *p, life *l, life **placed)
 {
-    graph *g = p->g;
-    usize  top = 0;
-    int    n = 0;
+    usize top = 0;
+    int n = 0;
     for (int i = 0; i < p->n_order; i++)
         for (int which = 0; which < 2; which++) {
             tensor *t = which ? p->order[i]->aux : storage(p->order[i]);
@@ -82,8 +109,9 @@ static usize place_all(plan *p, life *l, life **placed)
                 if (placed[k]->to >= i) placed[keep_n++] = placed[k];
             n = keep_n;
             usize at = 0;
-            int   k = 0;
-            for (; k < n && placed[k]->at < at + me->n; k++) at = placed[k]->at + placed[k]->n > at ? placed[k]->at + placed[k]->n : at;
+            int k = 0;
+            for (; k < n && placed[k]->at < at + me->n; k++)
+                at = placed[k]->at + placed[k]->n > at ? placed[k]->at + placed[k]->n : at;
             me->at = at;
             int into = 0;
             while (into < n && placed[into]->at <= at) into++;
@@ -92,23 +120,23 @@ static usize place_all(plan *p, life *l, life **placed)
             n++;
             if (at + me->n > top) top = at + me->n;
         }
-    (void)g;
     return top;
 }
 
 static err lay_out(plan *p)
 {
     graph *g = p->g;
-    life  *l = arena_take(g->a, sizeof *l * g->n);
+    life *l = arena_take(g->a, sizeof *l * g->n);
     life **placed = arena_take(g->a, sizeof *placed * (g->n + 1));
     if (!l || !placed) return err_new(ERR_NOMEM, "out of memory while planning");
     for (usize i = 0; i < g->n; i++) l[i].from = l[i].to = -1;
     find_lives(p, l);
     p->extra_at = place_all(p, l, placed);
     p->scratch = p->extra_at + ALIGN(p->extra);
+    if (!p->scratch) p->scratch = 64; /* nothing is no address */
     for (usize i = 0; i < g->n; i++) {
         tensor *t = g->nodes[i];
-        if (t->base || (t->op == OP_LEAF && t->data)) continue;
+        if (t->base || has_owner(t)) continue;
         if (is_fixed(t)) {
             t->offset = p->fixed;
             p->fixed += storage_bytes(t);
@@ -116,6 +144,7 @@ static err lay_out(plan *p)
             t->offset = l[i].at;
         }
     }
+    if (!p->fixed) p->fixed = 64;
     return OK;
 }
 
@@ -124,18 +153,21 @@ static void bind_pointers(plan *p)
     graph *g = p->g;
     for (usize i = 0; i < g->n; i++) {
         tensor *t = g->nodes[i];
-        if (t->base) t->data = (u8 *)t->base->data + t->offset;
-        else if (is_fixed(t)) t->data = (u8 *)p->fixed_mem + t->offset;
-        else if (t->op != OP_LEAF || t->flags & T_AUX) t->data = (u8 *)p->ws->mem + t->offset;
+        if (t->base)
+            t->data = (u8 *)t->base->data + t->offset;
+        else if (is_fixed(t))
+            t->data = (u8 *)p->fixed_mem + t->offset;
+        else if (t->op != OP_LEAF || t->flags & T_AUX)
+            t->data = (u8 *)p->ws->mem + t->offset;
     }
     p->bound_at = p->ws->generation;
 }
 
 static err workspace_grow(workspace *ws, usize n)
 {
-    if (n <= ws->n && ws->mem) return OK;
+    if (n <= ws->n) return OK;
     void *mem = NULL;
-    TRY(ws->be->alloc(ws->be, n ? n : 64, &mem));
+    TRY(ws->be->alloc(ws->be, n, &mem));
     ws->be->release(ws->be, ws->mem);
     ws->mem = mem;
     ws->n = n;
@@ -146,15 +178,17 @@ static err workspace_grow(workspace *ws, usize n)
 static err plan_make(plan *p, tensor *const *roots, int n_roots)
 {
     TRY(graph_error(p->g));
+    TRY(check_roots(p->g, roots, n_roots));
     TRY(order_nodes(p, roots, n_roots));
     for (int i = 0; i < p->n_order; i++)
         if (!p->be->can(p->be, p->order[i])) {
             char show[96];
-            return err_new(ERR_UNSUPPORTED, "%s: no %s kernel for %s", op_table[p->order[i]->op].name, p->be->name, tensor_show(p->order[i], show));
+            return err_new(ERR_UNSUPPORTED, "%s: no %s kernel for %s", op_table[p->order[i]->op].name, p->be->name,
+                           tensor_show(p->order[i], show));
         }
     TRY(p->be->bind(p->be, p));
     TRY(lay_out(p));
-    TRY(p->be->alloc(p->be, p->fixed ? p->fixed : 64, &p->fixed_mem));
+    TRY(p->be->alloc(p->be, p->fixed, &p->fixed_mem));
     TRY(workspace_grow(p->ws, p->scratch));
     bind_pointers(p);
     return OK;
@@ -172,8 +206,10 @@ err plan_new(plan **out, graph *g, workspace *ws, tensor *const *roots, int n_ro
     p->ws = ws;
     p->be = ws->be;
     err bad = plan_make(p, roots, n_roots);
-    if (bad.code) plan_free(p);
-    else *out = p;
+    if (bad.code)
+        plan_free(p);
+    else
+        *out = p;
     return bad;
 }
 
@@ -190,20 +226,22 @@ usize plan_bytes(const plan *p) { return p->scratch + p->fixed; }
 
 err plan_run(plan *p)
 {
+    if (p->missing)
+        return err_new(ERR_INPUT, "%s has no memory: a weight without data can be planned, not run", p->missing->name);
     if (p->bound_at != p->ws->generation) bind_pointers(p);
     return p->be->run(p->be, p);
 }
 
 err tensor_put(plan *p, tensor *t, const void *src)
 {
-    CHECK(t->flags & T_INPUT);
+    CHECK(t->flags & T_INPUT && t->data);
     return p->be->put(p->be, t->data, src, dtype_row_bytes(t->type, t->n[0]) * (usize)tensor_rows(t));
 }
 
 err tensor_get(plan *p, const tensor *t, void *dst)
 {
-    CHECK(tensor_contiguous(t));
-    if (p->bound_at != p->ws->generation) bind_pointers(p);
+    CHECK(tensor_contiguous(t) && t->lay == LAYOUT_ROWS && t->data);
+    CHECK(is_lasting(t)); /* anything else may have been overwritten: make it a root, or keep it */
     return p->be->get(p->be, dst, t->data, dtype_row_bytes(t->type, t->n[0]) * (usize)tensor_rows(t));
 }
 
@@ -221,6 +259,12 @@ void workspace_free(workspace *ws)
     if (!ws) return;
     ws->be->release(ws->be, ws->mem);
     mem_free(ws);
+}
+
+const void *tensor_peek(plan *p, const tensor *t)
+{
+    bool plain = t->data && tensor_contiguous(t) && t->lay == LAYOUT_ROWS && is_lasting(t);
+    return plain && !strcmp(p->be->name, "cpu") ? t->data : NULL;
 }
 
 usize workspace_bytes(const workspace *ws) { return ws->n; }

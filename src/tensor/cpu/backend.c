@@ -1,6 +1,10 @@
 /* tensor/cpu/backend.c - the CPU backend: binds each node of a plan to a step (a kernel over a static part of its rows), and
- * runs all steps with one barrier after each. What a step computes for a row never depends on the other rows or on the number
- * of threads. Ops and types without a fast kernel (F64 graphs, most gradients) run by their reference kernel on one thread. */
+ * runs the steps with barriers between. What a step computes for a row never depends on the other rows or on the number of
+ * threads. Ops and types without a fast kernel (F64 graphs, most gradients) run by their reference kernel on one thread.
+ *
+ * A barrier costs about half a microsecond, and fifty times that while others use the machine; a decoder that reads one token
+ * has some 20 nodes a layer, most of them a row of a few thousand values. So steps too small to share are thread 0's, one after
+ * another without barriers, and matmuls of the same rows, which cannot disturb each other, have none between them either. */
 #include "tensor/cpu/cpu.h"
 #include <stdlib.h>
 
@@ -32,36 +36,45 @@ static err cpu_copy(backend *be, void *dst, const void *src, usize n)
 
 static void run_reference(const step *s, const cpu_run *r)
 {
-    if (r->thread == 0) op_table[s->t->op].ref(s->t);
+    (void)r;
+    op_table[s->t->op].ref(s->t);
 }
 
-static bool step_add(cpu_plan *cp, step s)
+static bool step_add(cpu_plan *cp, step s) { return VEC_PUSH(cp->steps, cp->n, cp->cap, s); }
+
+static usize round_64(usize n) { return (n + 63) / 64 * 64; }
+
+/* None inside a run of steps that are all thread 0's, or all parts of matmuls of the same rows; mixed ones would let a thread
+ * pass results that are not there yet. The last step needs none: the run ends there. A profile wants the whole time of each. */
+static void place_barriers(const cpu_backend *c, cpu_plan *cp)
 {
-    return VEC_PUSH(cp->steps, cp->n, cp->cap, s);
+    for (usize i = 0; i < cp->n; i++) {
+        const step *s = &cp->steps[i], *next = s + 1;
+        bool last = i + 1 == cp->n;
+        bool same_kind = !last && s->alone == next->alone && (s->alone || (s->reads && s->reads == next->reads));
+        cp->steps[i].barrier = !(last || same_kind) || c->profile;
+    }
 }
 
 static err cpu_bind(backend *be, plan *p)
 {
     cpu_backend *c = (cpu_backend *)be;
-    cpu_plan    *cp = mem_zero(sizeof *cp);
+    cpu_plan *cp = mem_zero(sizeof *cp);
     if (!cp) return err_new(ERR_NOMEM, "out of memory for a plan's steps");
     p->state = cp;
-    cp->quantised = NULL;
     int threads = pool_threads(c->pool);
     for (int i = 0; i < p->n_order; i++) {
         tensor *t = p->order[i];
-        step    s = {.t = t};
-        usize   per_thread = 0, shared = 0;
-        if (step_choose(c, cp, t, &s, &per_thread, &shared)) {
-            if (s.before && !step_add(cp, (step){.run = s.before, .t = t})) return err_new(ERR_NOMEM, "out of memory for a plan's steps");
-        } else {
-            s.run = run_reference;
-        }
-        if (!step_add(cp, s)) return err_new(ERR_NOMEM, "out of memory for a plan's steps");
-        if (per_thread > cp->per_thread) cp->per_thread = (per_thread + 63) / 64 * 64;
-        if (shared > cp->shared) cp->shared = (shared + 63) / 64 * 64;
+        step_pair s = {.before.t = t, .main.t = t};
+        if (!step_choose(c, cp, t, &s)) s = (step_pair){.main = {.run = run_reference, .t = t, .alone = true}};
+        if ((s.before.run && !step_add(cp, s.before)) || !step_add(cp, s.main))
+            return err_new(ERR_NOMEM, "out of memory for a plan's steps");
+        if (s.per_thread > cp->per_thread) cp->per_thread = round_64(s.per_thread);
+        if (s.shared > cp->shared) cp->shared = round_64(s.shared);
+        if (t->op == OP_KV_PUT) cp->quantised = NULL; /* it may have written into what was quantised */
     }
-    p->extra = cp->shared + cp->per_thread * (usize)threads;
+    place_barriers(c, cp);
+    p->extra = cp->shared + round_64(cp->angles * sizeof(float)) + cp->per_thread * (usize)threads;
     return OK;
 }
 
@@ -77,22 +90,33 @@ static void cpu_unbind(backend *be, plan *p)
 
 typedef struct {
     cpu_backend *c;
-    plan        *p;
+    plan *p;
 } run_ctx;
 
 static void run_all(void *ctx, int thread, int n_threads)
 {
-    run_ctx  *x = ctx;
+    run_ctx *x = ctx;
     cpu_plan *cp = x->p->state;
-    u8       *extra = (u8 *)x->p->ws->mem + x->p->extra_at;
-    cpu_run   r = {.k = x->c->k, .thread = thread, .n_threads = n_threads, .shared = extra, .own = extra + cp->shared + cp->per_thread * (usize)thread};
-    for (usize i = 0; i < cp->n; i++) {
+    u8 *extra = (u8 *)x->p->ws->mem + x->p->extra_at, *angles = extra + cp->shared,
+       *own = angles + round_64(cp->angles * sizeof(float));
+    cpu_run r = {.k = x->c->k,
+                 .thread = thread,
+                 .n_threads = n_threads,
+                 .shared = extra,
+                 .angles = (float *)(void *)angles,
+                 .own = own + cp->per_thread * (usize)thread};
+    cpu_run whole = r;
+    whole.n_threads = 1;
+    for (const step *s = cp->steps, *end = s + cp->n; s < end; s++) {
         double start = x->c->profile && thread == 0 ? clock_s() : 0;
-        cp->steps[i].run(&cp->steps[i], &r);
-        pool_barrier(x->c->pool, thread);
+        if (!s->alone)
+            s->run(s, &r);
+        else if (thread == 0)
+            s->run(s, &whole);
+        if (s->barrier) pool_barrier(x->c->pool, thread);
         if (x->c->profile && thread == 0) {
-            x->c->seconds[cp->steps[i].t->op] += clock_s() - start;
-            x->c->calls[cp->steps[i].t->op]++;
+            x->c->seconds[s->t->op] += clock_s() - start;
+            x->c->calls[s->t->op]++;
         }
     }
 }
@@ -128,7 +152,7 @@ void backend_close(backend *be)
 int plan_profile(plan *p, op_time *out, int max)
 {
     cpu_backend *c = (cpu_backend *)p->be;
-    int          n = 0;
+    int n = 0;
     for (int i = 0; i < OP_COUNT; i++)
         if (c->calls[i] && n < max) out[n++] = (op_time){op_table[i].name, c->calls[i], c->seconds[i]};
     for (int i = 1; i < n; i++)
@@ -140,25 +164,24 @@ int plan_profile(plan *p, op_time *out, int max)
     return n;
 }
 
-const void *tensor_peek(plan *p, const tensor *t)
-{
-    return t->data && tensor_contiguous(t) && !strcmp(p->be->name, "cpu") ? t->data : NULL;
-}
-
 const kern *kern_get(cpu_level level)
 {
     static kern table[CPU_LEVEL_COUNT];
     static _Atomic int ready[CPU_LEVEL_COUNT]; /* 0 empty, 1 being filled, 2 ready */
     if (level > cpu_best()) level = cpu_best();
     kern *k = &table[level];
-    int   none = 0;
+    int none = 0;
     if (atomic_compare_exchange_strong(&ready[level], &none, 1)) {
         k->level = level;
-        kern_body_rows_generic(k), kern_body_attend_generic(k), kern_body_gemm_generic(k), kern_q_generic(k), kern_limits_generic(k);
-        if (level >= CPU_AVX2) kern_body_rows_avx2(k), kern_body_attend_avx2(k), kern_body_gemm_avx2(k), kern_q_avx2(k), kern_limits_avx2(k);
-        if (level >= CPU_AVX512) kern_body_rows_avx512(k), kern_body_attend_avx512(k), kern_body_gemm_avx512(k), kern_q_avx512(k), kern_limits_avx512(k);
+        kern_body_rows_generic(k), kern_body_attend_generic(k), kern_body_gemm_generic(k), kern_q_generic(k),
+            kern_limits_generic(k);
+        if (level >= CPU_AVX2)
+            kern_body_rows_avx2(k), kern_body_attend_avx2(k), kern_body_gemm_avx2(k), kern_q_avx2(k), kern_limits_avx2(k);
+        if (level >= CPU_AVX512)
+            kern_body_rows_avx512(k), kern_body_attend_avx512(k), kern_body_gemm_avx512(k), kern_q_avx512(k),
+                kern_limits_avx512(k);
         atomic_store(&ready[level], 2);
     }
-    while (atomic_load(&ready[level]) != 2) {}
+    while (atomic_load(&ready[level]) != 2) {} /* somebody is filling it: a few dozen stores */
     return k;
 }

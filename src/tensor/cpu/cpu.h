@@ -8,18 +8,32 @@ typedef struct {
     const kern *k;
     int         thread, n_threads;
     u8         *shared;                     /* quantised activations of the current matmul */
+    float      *angles;                     /* cosines and sines of positions: live through a run */
     u8         *own;                        /* this thread's scratch */
 } cpu_run;
 struct step {
     void   (*run)(const step *, const cpu_run *);
-    void   (*before)(const step *, const cpu_run *); /* at bind only: a step to put in front */
     tensor  *t;
+    usize    at;                            /* of its table in cpu_run.angles, in floats */
+    tensor  *reads;                         /* neighbours with the same one write apart from what they read: no barrier between */
+    bool     alone;                         /* too little to share: thread 0 does it, with no barrier to the next such step */
+    bool     barrier;                       /* all threads meet after it */
 };
+typedef struct { /* what a node becomes */
+    step  before, main;                     /* before.run NULL: nothing to do in front */
+    usize per_thread, shared;               /* bytes of scratch */
+} step_pair;
+typedef struct {
+    const tensor *pos, *factors;
+    op_arg        arg;
+    usize         at;
+} angle_table;
 typedef struct {
     step   *steps;
     usize   n, cap;
-    usize   shared, per_thread;             /* bytes of scratch */
+    usize   shared, angles, per_thread;     /* bytes of scratch; angles in floats */
     tensor *quantised;                      /* at bind: the tensor whose 8-bit rows are in `shared` now */
+    angle_table tables[8]; int n_tables;    /* at bind: what `angles` holds; a model has one or two */
 } cpu_plan;
 typedef struct {
     backend     be;
@@ -30,7 +44,7 @@ typedef struct {
     i64         calls[OP_COUNT];
 } cpu_backend;
 
-/* fills s->run (and s->before) and says how much scratch it needs; false: no fast kernel */
-bool step_choose(cpu_backend *, cpu_plan *, tensor *, step *, usize *per_thread, usize *shared);
-bool step_choose_matmul(cpu_backend *, cpu_plan *, tensor *, step *, usize *per_thread, usize *shared);
+/* false: no fast kernel. Nothing was written to the plan then */
+bool step_choose(cpu_backend *, cpu_plan *, tensor *, step_pair *);
+bool step_choose_matmul(cpu_backend *, cpu_plan *, tensor *, step_pair *);
 #endif

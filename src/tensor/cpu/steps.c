@@ -22,12 +22,12 @@ static void flat_part(const tensor *t, const cpu_run *r, i64 *from, i64 *to)
 static void run_flat(const step *s, const cpu_run *r)
 {
     const tensor *t = s->t;
-    i64           from, to;
+    i64 from, to;
     flat_part(t, r, &from, &to);
     if (to <= from) return;
-    float       *y = (float *)t->data + from;
+    float *y = (float *)t->data + from;
     const float *a = (const float *)t->src[0]->data + from, *b = t->src[1] ? (const float *)t->src[1]->data + from : NULL;
-    i64          n = to - from;
+    i64 n = to - from;
     switch (t->op) {
     case OP_ADD: r->k->add(y, a, b, n); break;
     case OP_MUL: r->k->mul(y, a, b, n); break;
@@ -42,7 +42,7 @@ static void run_flat(const step *s, const cpu_run *r)
 static void run_rows(const step *s, const cpu_run *r) /* ops of one row; ADD and MUL with a second operand of one row */
 {
     const tensor *t = s->t, *a = t->src[0], *b = t->src[1], *c = t->src[2];
-    i64           from, to;
+    i64 from, to;
     part(tensor_rows(t), r->thread, r->n_threads, &from, &to);
     for (i64 i = from; i < to; i++) {
         float *y = row(t, i), *x = row(a, i);
@@ -57,43 +57,79 @@ static void run_rows(const step *s, const cpu_run *r) /* ops of one row; ADD and
     }
 }
 
-static void run_rope(const step *s, const cpu_run *r)
+/* Cosines and sines [dims/2, 2, m] of one set of positions. Every layer rotates by the same angles, and a power, a cosine and a
+ * sine cost more than the rotation: so they are computed once in a run, for the first that asks. */
+static void run_angles(const step *s, const cpu_run *r)
 {
-    const tensor *t = s->t, *x = t->src[0], *pos = t->src[1], *factors = t->src[2];
-    int           hd = (int)t->n[0], dims = t->arg.i[0];
-    bool          neox = t->arg.i[1];
-    float         theta = t->arg.f[2], pos_scale = t->arg.f[3], sign = t->arg.f[4];
-    float        *cosine = (float *)(void *)r->own, *sine = cosine + dims / 2;
-    i64           m = t->n[2], from, to;
-    part(m, r->thread, r->n_threads, &from, &to);
-    for (i64 c = from; c < to; c++) {
-        float p = (float)ref_int(pos, c, 0) * pos_scale;
-        for (int i = 0; i < dims / 2; i++) { /* in floats, as the models were trained: frequency first, then the angle */
-            float f = (float)pow((double)theta, -2.0 * i / dims);
-            if (factors) f /= ((const float *)factors->data)[i];
-            float angle = p * f;
+    const tensor *t = s->t, *pos = t->src[1], *factors = t->src[2];
+    int dims = t->arg.i[0];
+    float theta = t->arg.f[2], pos_scale = t->arg.f[3], sign = t->arg.f[4];
+    i64 from, to;
+    part(t->n[2], r->thread, r->n_threads, &from, &to);
+    for (int i = 0; i < dims / 2 && from < to; i++) { /* in floats, as the models were trained: frequency first, then the angle */
+        float f = (float)pow((double)theta, -2.0 * i / dims);
+        if (factors) f /= ((const float *)factors->data)[i];
+        for (i64 c = from; c < to; c++) {
+            float *cosine = r->angles + s->at + c * dims, angle = (float)ref_int(pos, c, 0) * pos_scale * f;
             cosine[i] = (float)cos((double)angle);
-            sine[i] = (float)sin((double)angle) * sign;
-        }
-        for (i64 h = 0; h < t->n[1]; h++) {
-            const float *from_x = (const float *)(const void *)((const u8 *)x->data + h * x->stride[1] + c * x->stride[2]);
-            r->k->rope((float *)t->data + (c * t->n[1] + h) * hd, from_x, cosine, sine, dims, hd, neox);
+            cosine[dims / 2 + i] = (float)sin((double)angle) * sign;
         }
     }
 }
 
+static bool same_angles(const angle_table *a, const tensor *t)
+{
+    const op_arg *x = &a->arg, *y = &t->arg; /* all but i[1], which pairs turn */
+    return a->pos == t->src[1] && a->factors == t->src[2] && x->i[0] == y->i[0] && !memcmp(x->f + 2, y->f + 2, 3 * sizeof(float));
+}
+
+static void choose_angles(cpu_plan *cp, const tensor *t, step_pair *s)
+{
+    for (int i = 0; i < cp->n_tables; i++)
+        if (same_angles(&cp->tables[i], t)) {
+            s->main.at = cp->tables[i].at;
+            return;
+        }
+    s->before.run = run_angles;
+    s->before.alone = t->n[2] == 1 || t->n[2] * t->arg.i[0] <= 64;
+    s->before.at = s->main.at = cp->angles;
+    cp->angles += (usize)((t->n[2] * t->arg.i[0] + 15) / 16 * 16);
+    if (cp->n_tables < (int)COUNT_OF(cp->tables))
+        cp->tables[cp->n_tables++] = (angle_table){t->src[1], t->src[2], t->arg, s->main.at};
+}
+
+static void run_rope(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *x = t->src[0];
+    int hd = (int)t->n[0], dims = t->arg.i[0];
+    bool neox = t->arg.i[1];
+    i64 from, to;
+    part(t->n[1] * t->n[2], r->thread, r->n_threads, &from, &to);
+    for (i64 i = from; i < to; i++) {
+        i64 h = i % t->n[1], c = i / t->n[1];
+        const float *from_x = (const float *)(const void *)((const u8 *)x->data + h * x->stride[1] + c * x->stride[2]);
+        const float *cosine = r->angles + s->at + c * dims;
+        r->k->rope((float *)t->data + i * hd, from_x, cosine, cosine + dims / 2, dims, hd, neox);
+    }
+}
+
+/* Threads own parts of every row, not rows: of two rows with one slot the later one stays, whoever is faster. */
 static void run_kv_put(const step *s, const cpu_run *r)
 {
     const tensor *t = s->t, *x = t->src[1], *slots = t->src[2];
-    i64           from, to;
-    part(x->n[1], r->thread, r->n_threads, &from, &to);
-    for (i64 c = from; c < to; c++) {
+    i64 from, to, d = t->n[0];
+    part((d + 31) / 32, r->thread, r->n_threads, &from, &to);
+    from *= 32;
+    to = i64_min(to * 32, d);
+    for (i64 c = 0; c < x->n[1] && from < to; c++) {
         i32 slot = ref_int(slots, c, 0);
         if (slot < 0 || slot >= t->n[1]) continue;
-        void        *dst = (u8 *)t->data + slot * t->stride[1];
-        const float *src = (const float *)(const void *)((const u8 *)x->data + c * x->stride[1]);
-        if (t->type == F16) r->k->to_f16(dst, src, t->n[0]);
-        else memcpy(dst, src, sizeof *src * (usize)t->n[0]);
+        u8 *dst = (u8 *)t->data + slot * t->stride[1];
+        const float *src = (const float *)(const void *)((const u8 *)x->data + c * x->stride[1]) + from;
+        if (t->type == F16)
+            r->k->to_f16((u16 *)(void *)dst + from, src, to - from);
+        else
+            memcpy((float *)(void *)dst + from, src, sizeof *src * (usize)(to - from));
     }
 }
 
@@ -107,13 +143,13 @@ static bool pages_exist(const i32 *pages, i32 page, i32 first, i32 end, i64 n_pa
 static void attend_item(const tensor *t, const cpu_run *r, i64 c, i64 kvh, int first_head, int n_heads)
 {
     const tensor *q = t->src[0], *k = t->src[1], *v = t->src[2], *span = t->src[3], *pages = t->src[4];
-    i64           group = t->n[1] / k->n[1], h = kvh * group + first_head;
-    i32           seq = ref_int(span, 0, c), first = ref_int(span, 1, c), end = ref_int(span, 2, c), window = t->arg.i[2];
-    int           hd = (int)t->n[0];
-    float        *y = (float *)t->data + (c * t->n[1] + h) * hd;
-    float        *lse = t->aux ? (float *)t->aux->data + c * t->n[1] + h : NULL;
-    i64           most = pages ? pages->n[0] * t->arg.i[3] : k->n[2];
-    const i32    *row_pages = pages && seq >= 0 && seq < pages->n[1] ? (const i32 *)pages->data + seq * pages->n[0] : NULL;
+    i64 group = t->n[1] / k->n[1], h = kvh * group + first_head;
+    i32 seq = ref_int(span, 0, c), first = ref_int(span, 1, c), end = ref_int(span, 2, c), window = t->arg.i[2];
+    int hd = (int)t->n[0];
+    float *y = (float *)t->data + (c * t->n[1] + h) * hd;
+    float *lse = t->aux ? (float *)t->aux->data + c * t->n[1] + h : NULL;
+    i64 most = pages ? pages->n[0] * t->arg.i[3] : k->n[2];
+    const i32 *row_pages = pages && seq >= 0 && seq < pages->n[1] ? (const i32 *)pages->data + seq * pages->n[0] : NULL;
     if (window > 0 && first < (i64)end - window) first = end - window;
     if (first < 0 || end > most || end <= first ||
         (pages && (!row_pages || !pages_exist(row_pages, t->arg.i[3], first, end, k->n[2] / t->arg.i[3])))) {
@@ -121,12 +157,23 @@ static void attend_item(const tensor *t, const cpu_run *r, i64 c, i64 kvh, int f
         for (int i = 0; lse && i < n_heads; i++) lse[i] = 0;
         return;
     }
-    attend_row a = {
-        .q = (const float *)(const void *)((const u8 *)q->data + h * q->stride[1] + c * q->stride[2]),
-        .k = (const u8 *)k->data + kvh * k->stride[1], .v = (const u8 *)v->data + kvh * v->stride[1],
-        .k_stride = (usize)k->stride[2], .v_stride = (usize)v->stride[2], .type = k->type,
-        .pages = row_pages, .page = t->arg.i[3], .first = first, .end = end,
-        .hd = hd, .n_q = n_heads, .scale = t->arg.f[0], .softcap = t->arg.f[1], .y = y, .lse = lse, .score = (float *)(void *)r->own};
+    attend_row a = {.q = (const float *)(const void *)((const u8 *)q->data + h * q->stride[1] + c * q->stride[2]),
+                    .k = (const u8 *)k->data + kvh * k->stride[1],
+                    .v = (const u8 *)v->data + kvh * v->stride[1],
+                    .k_stride = (usize)k->stride[2],
+                    .v_stride = (usize)v->stride[2],
+                    .type = k->type,
+                    .pages = row_pages,
+                    .page = t->arg.i[3],
+                    .first = first,
+                    .end = end,
+                    .hd = hd,
+                    .n_q = n_heads,
+                    .scale = t->arg.f[0],
+                    .softcap = t->arg.f[1],
+                    .y = y,
+                    .lse = lse,
+                    .score = (float *)(void *)r->own};
     r->k->attend(&a);
 }
 
@@ -135,8 +182,8 @@ static void attend_item(const tensor *t, const cpu_run *r, i64 c, i64 kvh, int f
 static void run_attend(const step *s, const cpu_run *r)
 {
     const tensor *t = s->t;
-    i64           kvh = t->src[1]->n[1], group = t->n[1] / kvh, items = kvh * t->n[2];
-    i64           cuts = items >= r->n_threads ? 1 : i64_min(group, (r->n_threads + items - 1) / items);
+    i64 kvh = t->src[1]->n[1], group = t->n[1] / kvh, items = kvh * t->n[2];
+    i64 cuts = items >= r->n_threads ? 1 : i64_min(group, (r->n_threads + items - 1) / items);
     for (i64 i = r->thread; i < items * cuts; i += r->n_threads) {
         i64 from, to;
         part(group, (int)(i % cuts), (int)cuts, &from, &to);
@@ -147,15 +194,17 @@ static void run_attend(const step *s, const cpu_run *r)
 static void run_pool(const step *s, const cpu_run *r)
 {
     const tensor *t = s->t, *x = t->src[0], *span = t->src[1];
-    i64           from, to;
+    i64 from, to;
     part(t->n[1], r->thread, r->n_threads, &from, &to);
     for (i64 i = from; i < to; i++) {
-        i32    first = ref_int(span, 0, i), end = ref_int(span, 1, i);
+        i32 first = ref_int(span, 0, i), end = ref_int(span, 1, i);
         float *y = row(t, i);
         memset(y, 0, sizeof *y * (usize)t->n[0]);
         if (first < 0 || end > x->n[1] || end <= first) continue;
-        if (t->arg.i[0] == POOL_FIRST) memcpy(y, row(x, first), sizeof *y * (usize)t->n[0]);
-        else if (t->arg.i[0] == POOL_LAST) memcpy(y, row(x, end - 1), sizeof *y * (usize)t->n[0]);
+        if (t->arg.i[0] == POOL_FIRST)
+            memcpy(y, row(x, first), sizeof *y * (usize)t->n[0]);
+        else if (t->arg.i[0] == POOL_LAST)
+            memcpy(y, row(x, end - 1), sizeof *y * (usize)t->n[0]);
         else {
             for (i64 c = first; c < end; c++) r->k->add(y, y, row(x, c), t->n[0]);
             r->k->scale(y, y, 1.0f / (float)(end - first), t->n[0]);
@@ -166,18 +215,18 @@ static void run_pool(const step *s, const cpu_run *r)
 static void run_xent(const step *s, const cpu_run *r)
 {
     const tensor *t = s->t, *x = t->src[0], *want = t->src[1];
-    i64           from, to;
+    i64 from, to;
     part(t->n[1], r->thread, r->n_threads, &from, &to);
     for (i64 c = from; c < to; c++) {
-        i32    w = ref_int(want, c, 0);
+        i32 w = ref_int(want, c, 0);
         float *l = row(x, c);
         *row(t, c) = w < 0 || w >= x->n[0] ? 0 : r->k->lse(l, x->n[0]) - l[w];
     }
 }
 
-static bool choose_elementwise(tensor *t, step *s)
+static bool choose_elementwise(const tensor *t, step *s)
 {
-    tensor *a = t->src[0], *b = t->src[1];
+    const tensor *a = t->src[0], *b = t->src[1];
     if (!f32_rows(a) || (b && !f32_rows(b)) || !tensor_same_shape(t, a)) return false;
     s->run = run_flat;
     if (tensor_contiguous(a) && (!b || (tensor_contiguous(b) && tensor_same_shape(a, b)))) return true;
@@ -188,36 +237,65 @@ static bool choose_elementwise(tensor *t, step *s)
 static bool attend_fits(const tensor *t, usize *per_thread)
 {
     const tensor *k = t->src[1], *v = t->src[2], *pages = t->src[4];
-    i64           most = pages ? pages->n[0] * t->arg.i[3] : k->n[2], group = t->n[1] / k->n[1];
-    i64           window = t->arg.i[2];
+    i64 most = pages ? pages->n[0] * t->arg.i[3] : k->n[2], group = t->n[1] / k->n[1];
+    i64 window = t->arg.i[2];
     if (window > 0) most = i64_min(most, window);
     *per_thread = (usize)((most + 31) * group) * sizeof(float);
-    return f32_rows(t->src[0]) && t->src[0]->stride[1] == t->n[0] * 4 && (k->type == F32 || k->type == F16) && v->type == k->type &&
-           k->stride[0] == dtype_table[k->type].bytes && v->stride[0] == k->stride[0] && (!pages || tensor_contiguous(pages));
+    return f32_rows(t->src[0]) && t->src[0]->stride[1] == t->n[0] * 4 && (k->type == F32 || k->type == F16) &&
+           v->type == k->type && k->stride[0] == dtype_table[k->type].bytes && v->stride[0] == k->stride[0] &&
+           (!pages || tensor_contiguous(pages));
 }
 
-bool step_choose(cpu_backend *c, cpu_plan *cp, tensor *t, step *s, usize *per_thread, usize *shared)
+/* Rows of which one thread does all sooner than two meet: a value takes a tenth of a nanosecond, through exp about one. */
+static bool is_small(const tensor *t)
+{
+    i64 n = tensor_count(t);
+    bool one_row = tensor_rows(t) == 1;
+    switch (t->op) {
+    case OP_ADD:
+    case OP_MUL:
+    case OP_SCALE: return n <= 8192;
+    case OP_NORM:
+    case OP_COPY: return one_row || n <= 8192;
+    case OP_SOFTMAX: return one_row || n <= 1024;
+    case OP_ROPE: return n <= 2048;
+    case OP_KV_PUT: return tensor_count(t->src[1]) <= 4096;
+    case OP_ACT:
+    case OP_ACT_GRAD:
+    case OP_GLU: return n <= 1024;
+    case OP_POOL:
+    case OP_XENT: return one_row;
+    default: return false; /* steps_matmul.c knows its own; attention depends on data */
+    }
+}
+
+bool step_choose(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *pair)
 {
     if (t->type != F32 && t->op != OP_KV_PUT) return false;
     tensor *a = t->src[0];
+    step *s = &pair->main;
+    s->alone = is_small(t);
     switch (t->op) {
     case OP_EMBED:
-    case OP_MATMUL: return step_choose_matmul(c, cp, t, s, per_thread, shared);
+    case OP_MATMUL: return step_choose_matmul(c, cp, t, pair);
     case OP_ADD:
     case OP_MUL:
     case OP_SCALE:
     case OP_ACT:
     case OP_ACT_GRAD:
     case OP_GLU: return choose_elementwise(t, s);
-    case OP_NORM: s->run = run_rows; return f32_rows(a) && (!t->src[1] || f32_rows(t->src[1])) && (!t->src[2] || f32_rows(t->src[2]));
+    case OP_NORM:
+        s->run = run_rows;
+        return f32_rows(a) && (!t->src[1] || f32_rows(t->src[1])) && (!t->src[2] || f32_rows(t->src[2]));
     case OP_SOFTMAX:
     case OP_COPY: s->run = run_rows; return f32_rows(a) && a->n[0] > 1;
     case OP_ROPE:
         s->run = run_rope;
-        *per_thread = (usize)t->arg.i[0] * sizeof(float);
-        return f32_rows(a) && (!t->src[2] || t->src[2]->type == F32) && t->n[3] == 1;
+        if (!f32_rows(a) || (t->src[2] && !f32_rows(t->src[2]))) return false;
+        choose_angles(cp, t, pair);
+        return true;
     case OP_KV_PUT: s->run = run_kv_put; return (t->type == F16 || t->type == F32) && f32_rows(t->src[1]);
-    case OP_ATTEND: s->run = run_attend; return attend_fits(t, per_thread);
+    case OP_ATTEND: s->run = run_attend; return attend_fits(t, &pair->per_thread);
     case OP_POOL: s->run = run_pool; return f32_rows(a);
     case OP_XENT: s->run = run_xent; return f32_rows(a);
     default: return false;
