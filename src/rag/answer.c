@@ -146,24 +146,37 @@ static err write_token(void *ctx, const gen_token *t)
     return w->done ? err_new(ERR_CANCELLED, "the answer is complete") : buf_error(&w->text);
 }
 
-static err write_answer(const ask_opts *o, const char *question, const hits *h, const units *u, writing *w, answer *a)
+/* ---- asking back --------------------------------------------------------------------------------------------------------------------------------
+ * The word that a small model says to this is worthless, its probability is not (RETRIEVAL 5). The prompt is a continuation of what was
+ * computed for the answer, so it costs a few tokens. */
+typedef struct { const tokenizer *tok; double yes, no; } doubt;
+
+static err count_doubt(void *ctx, const gen_token *t)
 {
-    static const char *const stops[] = {"\n\n", "\n질문:", "\nQuestion:", "\n자료", "\nPassages"};
-    session   *s = o->session;
+    static const char *const yes[] = {"예", "네", "yes", "Yes", "YES"}, *const no[] = {"아니", "아", "no", "No", "NO"};
+    doubt *d = ctx;
+    for (int i = 0; i < t->n_top; i++) {
+        buf b = {0};
+        token_bytes(d->tok, t->top[i].id, &b, false);
+        str s = str_trim(buf_view(&b));
+        for (usize k = 0; k < COUNT_OF(yes); k++) {
+            if (str_eq(s, str_of(yes[k]))) d->yes += (double)t->top[i].p;
+            if (str_eq(s, str_of(no[k]))) d->no += (double)t->top[i].p;
+        }
+        buf_free(&b);
+    }
+    return OK;
+}
+
+static err ask_back(const ask_opts *o, session *s, const char *question, const hits *h, const units *u, i64 most, const char *written, float *agree)
+{
     ids        prompt = {0};
     gen_result r = {0};
-    i64        most = o->max_tokens > 0 ? o->max_tokens : TOKENS;
-    err        bad = augment_prompt(engine_model(o->model), question, h, u, shown_passages(o), most, &prompt);
-    if (!bad.code && !s) bad = session_open(&s, o->model, 0);
-    if (!bad.code) {
-        gen_request q = {.ids = prompt.id, .n = prompt.n, .max_tokens = most, .sample = {.top_p = 1, .repeat_penalty = 1}, .stop = stops, .n_stop = COUNT_OF(stops), .token = write_token, .ctx = w, .cancel = o->cancel};
-        bad = session_generate(s, &q, &r);
-        if (bad.code == ERR_CANCELLED && w->done) bad = OK;
-        if (!bad.code && r.finish == FINISH_CANCELLED && !w->done) bad = err_new(ERR_CANCELLED, "interrupted");
-    }
-    a->prompt_tokens = (i64)prompt.n, a->tokens = w->n;
-    a->prefill_s = r.prefill_s, a->decode_s = r.decode_s;
-    if (s != o->session) session_close(s);
+    doubt      d = {.tok = engine_model(o->model)->tok};
+    err        bad = augment_prompt(engine_model(o->model), question, h, u, shown_passages(o), most, written, &prompt);
+    gen_request q = {.ids = prompt.id, .n = prompt.n, .max_tokens = 1, .sample = {.top_p = 1, .repeat_penalty = 1}, .n_top = 100, .token = count_doubt, .ctx = &d, .cancel = o->cancel};
+    if (!bad.code && (i64)prompt.n + 1 < engine_model(o->model)->h.n_ctx) bad = session_generate(s, &q, &r);
+    *agree = (float)(log(d.yes + 1e-4) - log(d.no + 1e-4));
     ids_free(&prompt);
     return bad;
 }
@@ -181,6 +194,30 @@ static void tidy(buf *b, bool cut)
     if (cut && end) b->n = end;
     while (b->n && strchr(" \n", b->p[b->n - 1])) b->n--;
     if (b->p) b->p[b->n] = 0;
+}
+
+static err write_answer(const ask_opts *o, const char *question, const hits *h, const units *u, writing *w, float *agree, answer *a)
+{
+    static const char *const stops[] = {"\n\n", "\n질문:", "\nQuestion:", "\n자료", "\nPassages"};
+    session   *s = o->session;
+    ids        prompt = {0};
+    gen_result r = {0};
+    i64        most = o->max_tokens > 0 ? o->max_tokens : TOKENS;
+    err        bad = augment_prompt(engine_model(o->model), question, h, u, shown_passages(o), most, NULL, &prompt);
+    if (!bad.code && !s) bad = session_open(&s, o->model, 0);
+    if (!bad.code) {
+        gen_request q = {.ids = prompt.id, .n = prompt.n, .max_tokens = most, .sample = {.top_p = 1, .repeat_penalty = 1}, .stop = stops, .n_stop = COUNT_OF(stops), .token = write_token, .ctx = w, .cancel = o->cancel};
+        bad = session_generate(s, &q, &r);
+        if (bad.code == ERR_CANCELLED && w->done) bad = OK;
+        if (!bad.code && r.finish == FINISH_CANCELLED && !w->done) bad = err_new(ERR_CANCELLED, "interrupted");
+    }
+    if (!bad.code) tidy(&w->text, w->done);
+    if (!bad.code && w->n) bad = ask_back(o, s, question, h, u, most, buf_cstr(&w->text), agree);
+    a->prompt_tokens = (i64)prompt.n, a->tokens = w->n;
+    a->prefill_s = r.prefill_s, a->decode_s = r.decode_s;
+    if (s != o->session) session_close(s);
+    ids_free(&prompt);
+    return bad;
 }
 
 static err align_all(const citer *k, str text, answer *a, evidence *e)
@@ -210,13 +247,13 @@ static err generate(collection *c, const char *question, const ask_opts *o, cons
     writing        w = {.o = o};
     evidence       e = {0};
     keyword_index *k;
-    err            bad = write_answer(o, question, &a->passages, u, &w, a);
-    if (!bad.code) tidy(&w.text, w.done);
+    err            bad = write_answer(o, question, &a->passages, u, &w, &e.agree, a);
     if (!bad.code) bad = collection_keyword(c, &k);
     if (!bad.code) {
         citer by = {.c = c, .k = k, .passages = &a->passages, .u = u, .question = question};
         bad = align_all(&by, buf_view(&w.text), a, &e);
     }
+    log_line(LOG_DEBUG, "ask: before %.3f least %.2f mean %.2f agree %.2f verified %.2f support %.2f: %s -> %s", (double)a->answerable, (double)w.least, w.n ? w.sum / (double)w.n : 0.0, (double)e.agree, (double)e.verified, (double)e.support, question, buf_cstr(&w.text));
     a->generated = true;
     a->least_logprob = e.least = w.least;
     a->mean_logprob = e.mean = w.n ? (float)(w.sum / (double)w.n) : 0;
@@ -291,8 +328,38 @@ static err extract(collection *c, const char *question, const ask_opts *o, const
     return (a->text = mem_strdup(nothing(question))) ? OK : no_memory;
 }
 
+/* What the model wrote is of no use: nothing of it is in the text, or a figure was asked for and no verified sentence brings one. */
+static err is_useless(const answer *a, const char *question, bool *useless)
+{
+    claims given = {0};
+    bool   figure = !question_asks_figure(str_of(question));
+    usize  verified = 0;
+    err    bad = claims_of(str_of(question), true, &given);
+    for (usize i = 0; i < a->n_s && !bad.code; i++) {
+        claims said = {0};
+        if (!a->s[i].verified) continue;
+        verified++;
+        bad = claims_of(str_of(a->s[i].text), false, &said);
+        for (usize k = 0; k < said.n; k++) figure |= said.c[k].kind == CLAIM_FIGURE && !claims_hold(&given, &said.c[k]);
+        claims_free(&said);
+    }
+    claims_free(&given);
+    *useless = !verified || !figure;
+    return bad;
+}
+
+/* the documents' own sentences instead */
+static err quote_instead(collection *c, const char *question, const ask_opts *o, const units *u, answer *a)
+{
+    forget_answer(a);
+    a->generated = false;
+    a->reason = mem_strdup(L("모델의 답이 문서에서 확인되지 않아 문서의 문장을 인용했습니다", "what the model wrote is not in the documents: their own sentences are quoted"));
+    return a->reason ? extract(c, question, o, u, a) : no_memory;
+}
+
 static err ask(collection *c, const char *question, const ask_opts *o, const hidden *x, units *u, answer *a)
 {
+    bool    useless;
     signals s = {0};
     double  start = clock_s();
     TRY(thresholds(c, o, a));
@@ -303,7 +370,8 @@ static err ask(collection *c, const char *question, const ask_opts *o, const hid
     if (!o->model) return extract(c, question, o, u, a);
     TRY(generate(c, question, o, u, a));
     if (!o->always_answer && (double)a->answerable_after < a->threshold_after) return refuse_after(a, question);
-    return OK;
+    TRY(is_useless(a, question, &useless));
+    return useless ? quote_instead(c, question, o, u, a) : OK;
 }
 
 err answer_ask(collection *c, const char *question, const ask_opts *o, const hidden *x, answer *a)

@@ -70,12 +70,12 @@ typedef struct {
     const units   *u;
     const char    *question;                /* or NULL: its words count as given */
 } citer;
-err  cite_align(const citer *, str sentence, answer_sentence *out, float *support /* share of the sentence that the spans carry */);
+err  cite_align(const citer *, str sentence, answer_sentence *out, float *support /* share of the sentence, with what it repeats of the question, that the spans carry */);
 err  cite_range(collection *, const hits *, int passage, u32 start, u32 end, citation *out);
 void answer_sentence_clear(answer_sentence *);
 
 /* ---- the prompt (augment.c) ------------------------------------------------------------------------------------------------------ */
-err  augment_prompt(const model *, const char *question, const hits *, const units *, int passages, i64 max_tokens, ids *out);
+err  augment_prompt(const model *, const char *question, const hits *, const units *, int passages, i64 max_tokens, const char *written, ids *out); /* written: an answer; asks back whether it is there */
 
 /* ---- thresholds (answer.c) ------------------------------------------------------------------------------------------------------- */
 #define META_THRESHOLD "threshold"
@@ -83,6 +83,7 @@ err  augment_prompt(const model *, const char *question, const hits *, const uni
 #define META_THRESHOLD_AFTER "threshold_after"
 typedef struct {
     float least, mean;                      /* token log-probabilities */
+    float agree;                            /* ln of p(yes)/p(no), asked back whether the answer is in the passages */
     float verified, support;                /* share of sentences, mean support of the cited spans */
 } evidence;
 float answerable_with(float before, const evidence *); /* [0,1] */

@@ -6,11 +6,12 @@
  * for every question comes first, so that its keys and values are computed once.
  *
  * Passages are shown by units, the most promising first until the budget is spent, then in their order: a row on one line with
- * its column names above. A prompt of 1,000 tokens is about what a 1.5B model reads in half a minute on two old cores. */
+ * its column names above. The budget is small on purpose: what does not help misleads a small model, and each token of the
+ * prompt costs it as much as a hundred of retrieval. */
 #include "rag/answer.h"
 #include <stdlib.h>
 
-enum { BUDGET = 1000 /* tokens of the whole prompt */, LEAST_PASSAGES = 200, FIRST_UNITS = 6, MOST_PASSAGES = 64 };
+enum { BUDGET = 800 /* tokens of the whole prompt */, LEAST_PASSAGES = 250, FIRST_UNITS = 6, MOST_PASSAGES = 64 };
 
 static const err no_memory = {ERR_NOMEM, "out of memory"};
 
@@ -88,24 +89,25 @@ static err show_unit(const model *m, const units *us, usize i, bool *shown, i64 
     return OK;
 }
 
-/* the first `most` passages in the order of their best units */
-static usize best_passages(const units *us, ranked *r, usize n, usize most)
+typedef struct { int at[MOST_PASSAGES]; usize n; } order; /* passages, the one with the best unit first */
+
+/* takes the units of other passages out of r */
+static usize best_passages(const units *us, ranked *r, usize n, usize most, order *o)
 {
-    int   in[MOST_PASSAGES];
-    usize kept = 0, n_in = 0;
+    usize kept = 0;
     for (usize i = 0; i < n; i++) {
         int   p = us->u[r[i].index].passage;
         usize k = 0;
-        while (k < n_in && in[k] != p) k++;
-        if (k == n_in && (n_in == most || n_in == MOST_PASSAGES)) continue;
-        if (k == n_in) in[n_in++] = p;
+        while (k < o->n && o->at[k] != p) k++;
+        if (k == o->n && (o->n == most || o->n == MOST_PASSAGES)) continue;
+        if (k == o->n) o->at[o->n++] = p;
         r[kept++] = r[i];
     }
     return kept;
 }
 
 /* the best units with their neighbours, which often say what the best leaves out, then the rest by score */
-static err choose_units(const model *m, const units *us, usize most, i64 left, bool *shown)
+static err choose_units(const model *m, const units *us, usize most, i64 left, bool *shown, order *o)
 {
     ranked *r = mem_array(ranked, us->n + 1);
     bool    fits;
@@ -115,7 +117,7 @@ static err choose_units(const model *m, const units *us, usize most, i64 left, b
         if (us->u[i].passage >= 0) r[n++] = (ranked){i, us->u[i].score};
     if (!bad.code) {
         qsort(r, n, sizeof *r, by_score);
-        n = best_passages(us, r, n, most);
+        n = best_passages(us, r, n, most, o);
     }
     for (usize i = 0; !bad.code && i < n; i++) {
         usize at = r[i].index;
@@ -156,24 +158,25 @@ static bool is_in_path(const units *us, usize i)
     return above.n >= text.n && str_ends(above, text);
 }
 
-static void write_units(const units *us, const hits *h, const bool *shown, buf *out)
+static void write_passage(const units *us, const hits *h, const bool *shown, int passage, int number, buf *out)
 {
-    int  number = 0, passage = -1;
     str  above = {0};
+    i32  names = -1;
+    bool any = false;
     for (usize i = 0; i < us->n; i++) {
         const unit *u = &us->u[i];
-        if (!shown[i] || u->kind == BLOCK_HEADING || u->passage < 0 || is_in_path(us, i)) continue; /* headings stand in the path */
-        if (u->passage != passage || !str_eq(u->above, above)) {
-            if (u->passage != passage) buf_fmt(out, "[%d] ", ++number);
+        if (!shown[i] || u->kind == BLOCK_HEADING || u->passage != passage || is_in_path(us, i)) continue; /* headings stand in the path */
+        if (!any || !str_eq(u->above, above)) {
+            if (!any) buf_fmt(out, "[%d] ", number);
             path_line(u, &h->h[u->passage], out);
             buf_byte(out, '\n');
-            passage = u->passage, above = u->above;
+            above = u->above, any = true;
         }
-        if (u->header >= 0 && us->u[u->header].passage < 0) { /* once, before its first row */
-            bool first = true;
-            for (usize k = 0; k < i; k++) first &= !(shown[k] && us->u[k].header == u->header);
-            if (first) one_line(us->u[u->header].text, true, out), buf_byte(out, '\n');
+        if (u->header >= 0 && u->header != names && us->u[u->header].passage < 0) { /* it lies outside the passage */
+            one_line(us->u[u->header].text, true, out);
+            buf_byte(out, '\n');
         }
+        names = u->header;
         one_line(u->text, u->kind == BLOCK_TABLE, out);
         buf_byte(out, '\n');
     }
@@ -225,42 +228,54 @@ static err without_marks(const model *m, str s, buf *out)
     return bad;
 }
 
-static err render_turns(const model *m, const turn *turns, const char *last, bool is_korean, ids *out)
+typedef struct { const char *last, *written, *check; } ending; /* the question's turn; what was answered and is asked back, or NULL */
+
+static err render_turns(const model *m, const turn *turns, const ending *x, bool is_korean, ids *out)
 {
-    chat_message msg[TURNS + 1];
+    chat_message msg[TURNS + 3];
+    usize        n = TURNS;
     for (usize i = 0; i < TURNS; i++) msg[i] = (chat_message){turns[i].role, turns[i].text, NULL};
-    msg[TURNS] = (chat_message){"user", last, NULL};
-    if (!m->chat) return render_plain(m, msg, TURNS + 1, is_korean, out);
-    err bad = render(m, msg, TURNS + 1, out);
+    msg[n++] = (chat_message){"user", x->last, NULL};
+    if (x->written) {
+        msg[n++] = (chat_message){"assistant", x->written, NULL};
+        msg[n++] = (chat_message){"user", x->check, NULL};
+    }
+    if (!m->chat) return render_plain(m, msg, n, is_korean, out);
+    err bad = render(m, msg, n, out);
     if (!bad.code) return OK;
     out->n = 0;                             /* templates without a system role: its words go to the first question */
     buf b = {0};
     buf_puts(&b, turns[0].text), buf_puts(&b, "\n\n"), buf_puts(&b, turns[1].text);
     msg[1].content = buf_cstr(&b);
-    err again = render(m, msg + 1, TURNS, out);
+    err again = render(m, msg + 1, n - 1, out);
     buf_free(&b);
-    return again.code ? render_plain(m, msg, TURNS + 1, is_korean, out) : OK;
+    if (again.code) out->n = 0;
+    return again.code ? render_plain(m, msg, n, is_korean, out) : OK;
 }
 
-err augment_prompt(const model *m, const char *question, const hits *h, const units *us, int passages, i64 max_tokens, ids *out)
+err augment_prompt(const model *m, const char *question, const hits *h, const units *us, int passages, i64 max_tokens, const char *written, ids *out)
 {
     bool        is_korean = question_korean(str_of(question));
     const turn *turns = is_korean ? korean : english;
     buf         tail = {0}, text = {0}, clean = {0};
+    order       o = {0};
     bool       *shown = mem_array(bool, us->n + 1);
     err         bad = shown ? OK : no_memory;
     buf_fmt(&tail, "\n%s: %s", is_korean ? "질문" : "Question", question);
-    if (!bad.code) bad = render_turns(m, turns, buf_cstr(&tail), is_korean, out); /* how much is left for passages */
+    if (question_asks_figure(str_of(question))) buf_puts(&tail, is_korean ? " (숫자와 단위를 넣어 답하세요.)" : " (Answer with the number and its unit.)");
+    if (!bad.code) bad = render_turns(m, turns, &(ending){.last = buf_cstr(&tail)}, is_korean, out); /* how much is left for passages */
     i64 budget = i64_min(BUDGET, m->h.n_ctx - max_tokens - 8);
     i64 left = i64_max(budget - (i64)out->n - 16 * passages, i64_min(LEAST_PASSAGES, m->h.n_ctx - max_tokens - (i64)out->n - 64));
     out->n = 0;
-    if (!bad.code) bad = choose_units(m, us, (usize)passages, left, shown);
+    if (!bad.code) bad = choose_units(m, us, (usize)passages, left, shown, &o);
     buf_puts(&text, is_korean ? "자료\n" : "Passages\n");
-    if (!bad.code) write_units(us, h, shown, &text);
+    if (!bad.code) 
+        for (usize i = 0; i < o.n; i++) write_passage(us, h, shown, o.at[i], (int)i + 1, &text);
     buf_str(&text, buf_view(&tail));
     if (!bad.code) bad = buf_error(&text);
     if (!bad.code) bad = without_marks(m, buf_view(&text), &clean);
-    if (!bad.code) bad = render_turns(m, turns, buf_cstr(&clean), is_korean, out);
+    ending x = {buf_cstr(&clean), written, is_korean ? "이 답이 자료에 그대로 적혀 있습니까? 예 또는 아니오로만 답하세요." : "Is this answer written in the passages? Reply only yes or no."};
+    if (!bad.code) bad = render_turns(m, turns, &x, is_korean, out);
     buf_free(&tail);
     buf_free(&text);
     buf_free(&clean);

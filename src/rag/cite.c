@@ -146,9 +146,9 @@ static bool span_holds(const job *j, const span *s, const claim *c)
     return false;
 }
 
-/* Share of the sentence's own words that the spans carry; a word above a span (heading, column name) counts less, one that the question gave
- * is left out when the spans lack it. 1 without any. */
-static float words_carried(const job *j, const span *s, int n)
+/* Share of the sentence's words that the spans carry; a word above a span (heading, column name) counts less. Lenient: one that the question
+ * gave is left out when the spans lack it. 1 without any. */
+static float share_carried(const job *j, const span *s, int n, bool lenient)
 {
     float all = 0, found = 0;
     for (usize t = 0; t < j->words.n; t++) {
@@ -157,12 +157,14 @@ static float words_carried(const job *j, const span *s, int n)
             if (span_has(j, &s[i], j->words.h[t])) got = 1;
             else if (got < 0.7f && term_set_has(&unit_at(j, s[i].first)->around, j->words.h[t])) got = 0.7f;
         }
-        if (got == 0 && term_set_has(&j->asked, j->words.h[t])) continue;
+        if (lenient && got == 0 && term_set_has(&j->asked, j->words.h[t])) continue;
         all += j->idf[t];
         found += got * j->idf[t];
     }
     return all > 0 ? found / all : 1;
 }
+
+static float words_carried(const job *j, const span *s, int n) { return share_carried(j, s, n, true); }
 
 static float asked_carried(const job *j, const span *s)
 {
@@ -274,18 +276,18 @@ static err cite_spans(const job *j, const span *s, int n, answer_sentence *out)
     return OK;
 }
 
-static bool is_verified(const job *j, const span *s, int n, float *support)
+static bool is_verified(const job *j, const span *s, int n)
 {
+    float support = words_carried(j, s, n);
     usize held = claims_held(j, s, n, true), facts = 0;
     for (usize c = 0; c < j->must.n; c++)
         for (int i = 0; i < n; i++)
             if (span_holds(j, &s[i], &j->must.c[c]) && (j->must.c[c].kind == CLAIM_FIGURE || j->must.c[c].code)) facts++, i = n;
-    *support = words_carried(j, s, n);
     if (held < j->must.n) return false;
-    if (facts) return *support >= LEAST_WITH_FACT;
+    if (facts) return support >= LEAST_WITH_FACT;
     bool own = false;                       /* says something that the question did not */
     for (usize t = 0; t < j->words.n; t++) own |= !term_set_has(&j->asked, j->words.h[t]);
-    return own ? *support >= LEAST_WORDS : s[0].asked >= LEAST_QUESTION;
+    return own ? support >= LEAST_WORDS : s[0].asked >= LEAST_QUESTION;
 }
 
 err cite_align(const citer *k, str sentence, answer_sentence *out, float *support)
@@ -298,8 +300,9 @@ err cite_align(const citer *k, str sentence, answer_sentence *out, float *suppor
     if (!bad.code && !out->text) bad = no_memory;
     if (!bad.code && (j.words.n || j.must.n || j.asked.n) && best_span(&j, &s[0])) {
         int n = 1 + second_span(&j, s);
-        if (n > 1 && is_verified(&j, s, 1, support) && claims_held(&j, s, 2, false) == claims_held(&j, s, 1, false) && unit_at(&j, s[0].first)->header != s[1].first) n = 1;
-        out->verified = is_verified(&j, s, n, support);
+        if (n > 1 && is_verified(&j, s, 1) && claims_held(&j, s, 2, false) == claims_held(&j, s, 1, false) && unit_at(&j, s[0].first)->header != s[1].first) n = 1;
+        out->verified = is_verified(&j, s, n);
+        *support = share_carried(&j, s, n, false);
         if (out->verified) bad = cite_spans(&j, s, n, out);
     }
     job_end(&j);

@@ -116,6 +116,8 @@ static err give(cutter *k, usize from, usize to, u32 start, u8 kind, bool keep, 
         if (!text_is_space(utf8_next(all, &next))) break;
         from = next, start++;
     }
+    for (i64 nl; (nl = str_find((str){all.p, to}, S("\n"), from)) >= 0 && !has_word((str){all.p + from, (usize)nl - from}); from = (usize)nl + 1)
+        start += (u32)utf8_count((str){all.p + from, (usize)nl + 1 - from}); /* a rule drawn of characters */
     while (to > from && strchr(" \t\n", all.p[to - 1])) to--;
     str text = {all.p + from, to - from};
     if (!has_word(text)) return OK;

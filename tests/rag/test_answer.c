@@ -156,10 +156,12 @@ static void writing(void **state)
     assert_ok(session_open(&s, e, 0));
     ask_opts o = {.model = e, .session = s, .always_answer = true, .max_tokens = 24, .stream = gather, .ctx = &streamed};
     assert_ok(ask(f, "How long may a kayak be kept?", o, &a));
-    assert_true(a.generated && !a.refused && a.tokens > 0 && a.prompt_tokens > 100);
+    assert_true(!a.refused && a.tokens > 0 && a.prompt_tokens > 100);
     assert_true(a.least_logprob <= a.mean_logprob && a.mean_logprob <= 0);
     assert_true(a.answerable_after >= 0 && a.answerable_after <= 1);
-    assert_int_equal(strncmp(buf_cstr(&streamed), a.text, strlen(a.text)), 0); /* tidied at the end only */
+    if (a.generated) assert_int_equal(strncmp(buf_cstr(&streamed), a.text, strlen(a.text)), 0); /* tidied at the end only */
+    else assert_true(a.reason && a.n_s && a.s[0].verified);  /* quoted instead, and says so */
+    assert_true(streamed.n > 0);
     check_citations(f, &a);
     o.session = NULL, o.stream = NULL;
     assert_ok(ask(f, "How long may a kayak be kept?", o, &b)); /* greedy: the same from an empty cache */
