@@ -1,26 +1,42 @@
 /* tensor/weight.c - layouts of weights: rows as files have them, and groups of 8 rows interleaved (cpu/q_layout.h).
  *
- * Interleaving moves bits and loses none: every packed block can be put back into its file block, and that is how a packed
- * row is decoded to floats, through the one decoder of its type. It costs a pass of byte moves per decoded row, which
- * training and embedding can afford; inference reads the packed form directly (cpu/q_*.c).
+ * Interleaving moves bits and loses none; a packed row is decoded through the same codes and the same float operations as a
+ * file's row (block.h), so both give identical floats. Bits move 4 codes at a time: a "quad" is one 32-bit word of a lane,
+ * and shifts inside words need no byte order because masks cut what crosses a byte.
+ * Inference reads the packed form directly (cpu/q_*.c); decoding serves training, embedding and the reference.
  * Nothing here allocates or checks: extents were checked when the weight became a graph node. */
 #include "tensor/block.h"
 #include "tensor/cpu/q_layout.h"
 
-/* ---- one block of one row, in and out. lane 0..7 is the row's place in its group; i is the block's index along k ---------- */
+/* ---- words of a lane. v is one 32-byte vector, lane 0..7 the row's place in its group ------------------------------------- */
+static u32 word(const u8 *v, int lane)
+{
+    u32 w;
+    memcpy(&w, v + 4 * lane, 4);
+    return w;
+}
+static void word_put(u8 *v, int lane, u32 w) { memcpy(v + 4 * lane, &w, 4); }
+static u32 quad(const u8 *codes, int q) { return word(codes, q); }
+static void quad_put(u8 *codes, int q, u32 w) { word_put(codes, q, w); }
+
+#define LOW4 0x0f0f0f0fu
+#define LOW2 0x03030303u
+#define LOW1 0x01010101u
 static void nibbles_in(u8 v[4][32], int lane, const u8 codes[32])
 {
-    for (int p = 0; p < 4; p++)
-        for (int i = 0; i < 4; i++) v[p][4 * lane + i] = (u8)((codes[4 * p + i] & 15) | (codes[4 * p + 16 + i] & 15) << 4);
+    for (int p = 0; p < 4; p++) word_put(v[p], lane, (quad(codes, p) & LOW4) | (quad(codes, p + 4) & LOW4) << 4);
 }
 static void nibbles_out(const u8 v[4][32], int lane, u8 codes[32])
 {
-    for (int p = 0; p < 4; p++)
-        for (int i = 0; i < 4; i++) codes[4 * p + i] = v[p][4 * lane + i] & 15, codes[4 * p + 16 + i] = v[p][4 * lane + i] >> 4;
+    for (int p = 0; p < 4; p++) {
+        u32 w = word(v[p], lane);
+        quad_put(codes, p, w & LOW4), quad_put(codes, p + 4, w >> 4 & LOW4);
+    }
 }
 
-static u16 *head_at(void *group, i64 i) { return (u16 *)group + 8 * i; }
-static const u16 *head_of(const void *group, i64 i) { return (const u16 *)group + 8 * i; }
+/* ---- one block of one row: in from the file's form, and out as floats; i is the block's index along k ---------------------- */
+static u16 *head_at(u8 *group, i64 i) { return (u16 *)(void *)group + 8 * i; }
+static float head_value(const u8 *group, i64 i, int lane) { return f16_to_f32(((const u16 *)(const void *)group)[8 * i + lane]); }
 
 static void in_q8_0(u8 *g, i64 k, int lane, i64 i, const void *from)
 {
@@ -29,12 +45,13 @@ static void in_q8_0(u8 *g, i64 k, int lane, i64 i, const void *from)
     head_at(g, i)[lane] = half_get(b->d);
     for (int q = 0; q < 8; q++) memcpy(v + 32 * q + 4 * lane, b->q + 4 * q, 4);
 }
-static void out_q8_0(const u8 *g, i64 k, int lane, i64 i, void *to)
+static void out_q8_0(const u8 *g, i64 k, int lane, i64 i, float *dst)
 {
-    block_q8_0 *b = to;
     const u8 *v = g + r8_head(Q8_0, k) + 256 * i;
-    half_put(b->d, head_of(g, i)[lane]);
-    for (int q = 0; q < 8; q++) memcpy(b->q + 4 * q, v + 32 * q + 4 * lane, 4);
+    float d = head_value(g, i, lane);
+    i8 w[Q32];
+    for (int q = 0; q < 8; q++) memcpy(w + 4 * q, v + 32 * q + 4 * lane, 4);
+    values_signed(w, Q32, d, dst);
 }
 
 static void in_q4_0(u8 *g, i64 k, int lane, i64 i, const void *from)
@@ -42,14 +59,13 @@ static void in_q4_0(u8 *g, i64 k, int lane, i64 i, const void *from)
     const block_q4_0 *b = from; /* its nibbles pair value i with i + 16 already: 4 words move as they are */
     u8 *v = g + r8_head(Q4_0, k) + 128 * i;
     head_at(g, i)[lane] = half_get(b->d);
-    for (int p = 0; p < 4; p++) memcpy(v + 32 * p + 4 * lane, b->q + 4 * p, 4);
+    for (int p = 0; p < 4; p++) word_put(v + 32 * p, lane, quad(b->q, p));
 }
-static void out_q4_0(const u8 *g, i64 k, int lane, i64 i, void *to)
+static void out_q4_0(const u8 *g, i64 k, int lane, i64 i, float *dst)
 {
-    block_q4_0 *b = to;
-    const u8 *v = g + r8_head(Q4_0, k) + 128 * i;
-    half_put(b->d, head_of(g, i)[lane]);
-    for (int p = 0; p < 4; p++) memcpy(b->q + 4 * p, v + 32 * p + 4 * lane, 4);
+    u8 codes[Q32];
+    nibbles_out((const u8(*)[32])(g + r8_head(Q4_0, k) + 128 * i), lane, codes);
+    values_offset(codes, Q32, head_value(g, i, lane), 8, dst);
 }
 
 static void in_q4_1(u8 *g, i64 k, int lane, i64 i, const void *from)
@@ -57,14 +73,13 @@ static void in_q4_1(u8 *g, i64 k, int lane, i64 i, const void *from)
     const block_q4_1 *b = from;
     u8 *v = g + r8_head(Q4_1, k) + 128 * i;
     head_at(g, 2 * i)[lane] = half_get(b->d), head_at(g, 2 * i + 1)[lane] = half_get(b->m);
-    for (int p = 0; p < 4; p++) memcpy(v + 32 * p + 4 * lane, b->q + 4 * p, 4);
+    for (int p = 0; p < 4; p++) word_put(v + 32 * p, lane, quad(b->q, p));
 }
-static void out_q4_1(const u8 *g, i64 k, int lane, i64 i, void *to)
+static void out_q4_1(const u8 *g, i64 k, int lane, i64 i, float *dst)
 {
-    block_q4_1 *b = to;
-    const u8 *v = g + r8_head(Q4_1, k) + 128 * i;
-    half_put(b->d, head_of(g, 2 * i)[lane]), half_put(b->m, head_of(g, 2 * i + 1)[lane]);
-    for (int p = 0; p < 4; p++) memcpy(b->q + 4 * p, v + 32 * p + 4 * lane, 4);
+    u8 codes[Q32];
+    nibbles_out((const u8(*)[32])(g + r8_head(Q4_1, k) + 128 * i), lane, codes);
+    values_plus(codes, Q32, head_value(g, 2 * i, lane), head_value(g, 2 * i + 1, lane), dst);
 }
 
 static void in_q5_0(u8 *g, i64 k, int lane, i64 i, const void *from)
@@ -72,24 +87,21 @@ static void in_q5_0(u8 *g, i64 k, int lane, i64 i, const void *from)
     const block_q5_0 *b = from;
     r8_q5_0 *v = (r8_q5_0 *)(g + r8_head(Q5_0, k)) + i;
     u8 codes[Q32];
+    u32 bits = 0;
     head_at(g, i)[lane] = half_get(b->d);
     codes_get_q5_0(b, codes);
     nibbles_in(v->nibbles, lane, codes);
-    for (int j = 0; j < 4; j++) {
-        u8 bits = 0;
-        for (int q = 0; q < 8; q++) bits |= (u8)((codes[4 * q + j] >> 4) << q);
-        v->bits[4 * lane + j] = bits;
-    }
+    for (int q = 0; q < 8; q++) bits |= (quad(codes, q) >> 4 & LOW1) << q;
+    word_put(v->bits, lane, bits);
 }
-static void out_q5_0(const u8 *g, i64 k, int lane, i64 i, void *to)
+static void out_q5_0(const u8 *g, i64 k, int lane, i64 i, float *dst)
 {
-    block_q5_0 *b = to;
     const r8_q5_0 *v = (const r8_q5_0 *)(g + r8_head(Q5_0, k)) + i;
     u8 codes[Q32];
-    half_put(b->d, head_of(g, i)[lane]);
+    u32 bits = word(v->bits, lane);
     nibbles_out(v->nibbles, lane, codes);
-    for (int j = 0; j < 32; j++) codes[j] |= (u8)((v->bits[4 * lane + j % 4] >> (j / 4) & 1) << 4);
-    codes_put_q5_0(b, codes);
+    for (int q = 0; q < 8; q++) quad_put(codes, q, quad(codes, q) | (bits >> q & LOW1) << 4);
+    values_offset(codes, Q32, head_value(g, i, lane), 16, dst);
 }
 
 static void in_q4_k(u8 *g, i64 k, int lane, i64 i, const void *from)
@@ -103,16 +115,14 @@ static void in_q4_k(u8 *g, i64 k, int lane, i64 i, const void *from)
     codes_get_q4_k(b, codes);
     for (int j = 0; j < 8; j++) nibbles_in(v->nibbles[j], lane, codes + 32 * j);
 }
-static void out_q4_k(const u8 *g, i64 k, int lane, i64 i, void *to)
+static void out_q4_k(const u8 *g, i64 k, int lane, i64 i, float *dst)
 {
     (void)k;
-    block_q4_k *b = to;
     const r8_q4_k *v = (const r8_q4_k *)g + i;
-    u8 codes[QK];
-    half_put(b->d, v->d[lane]), half_put(b->dmin, v->dmin[lane]);
-    for (int w = 0; w < 3; w++) memcpy(b->scales + 4 * w, &v->scales[w][lane], 4);
+    u8 codes[QK], scales[12];
+    for (int w = 0; w < 3; w++) memcpy(scales + 4 * w, &v->scales[w][lane], 4);
     for (int j = 0; j < 8; j++) nibbles_out(v->nibbles[j], lane, codes + 32 * j);
-    codes_put_q4_k(b, codes);
+    values_q4_k(codes, scales, f16_to_f32(v->d[lane]), f16_to_f32(v->dmin[lane]), dst);
 }
 
 static void in_q6_k(u8 *g, i64 k, int lane, i64 i, const void *from)
@@ -121,39 +131,36 @@ static void in_q6_k(u8 *g, i64 k, int lane, i64 i, const void *from)
     r8_q6_k *v = (r8_q6_k *)(g + r8_head(Q6_K, k)) + i;
     u8 codes[QK];
     head_at(g, i)[lane] = half_get(b->d);
-    for (int j = 0; j < 16; j++) v->scales[j / 4][lane][j % 4] = b->scales[j];
+    for (int j = 0; j < 4; j++) memcpy(v->scales[j][lane], b->scales + 4 * j, 4);
     codes_get_q6_k(b, codes);
     for (int j = 0; j < 8; j++) {
-        const u8 *c = codes + 32 * j;
-        nibbles_in(v->block[j].nibbles, lane, c);
-        for (int h = 0; h < 2; h++)
-            for (int e = 0; e < 4; e++) {
-                const u8 *p = c + 16 * h + e;
-                v->block[j].pairs[h][4 * lane + e] = (u8)(p[0] >> 4 | p[4] >> 4 << 2 | p[8] >> 4 << 4 | p[12] >> 4 << 6);
-            }
-    }
-}
-static void out_q6_k(const u8 *g, i64 k, int lane, i64 i, void *to)
-{
-    block_q6_k *b = to;
-    const r8_q6_k *v = (const r8_q6_k *)(g + r8_head(Q6_K, k)) + i;
-    u8 codes[QK];
-    half_put(b->d, head_of(g, i)[lane]);
-    for (int j = 0; j < 16; j++) b->scales[j] = v->scales[j / 4][lane][j % 4];
-    for (int j = 0; j < 8; j++) {
-        u8 *c = codes + 32 * j;
-        nibbles_out(v->block[j].nibbles, lane, c);
-        for (int e = 0; e < 32; e++) {
-            int quad = e / 4;
-            c[e] |= (u8)((v->block[j].pairs[quad / 4][4 * lane + e % 4] >> 2 * (quad % 4) & 3) << 4);
+        nibbles_in(v->block[j].nibbles, lane, codes + 32 * j);
+        for (int h = 0; h < 2; h++) {
+            u32 pairs = 0;
+            for (int t = 0; t < 4; t++) pairs |= (quad(codes, 8 * j + 4 * h + t) >> 4 & LOW2) << 2 * t;
+            word_put(v->block[j].pairs[h], lane, pairs);
         }
     }
-    codes_put_q6_k(b, codes);
+}
+static void out_q6_k(const u8 *g, i64 k, int lane, i64 i, float *dst)
+{
+    const r8_q6_k *v = (const r8_q6_k *)(g + r8_head(Q6_K, k)) + i;
+    u8 codes[QK];
+    i8 scales[16];
+    for (int j = 0; j < 4; j++) memcpy(scales + 4 * j, v->scales[j][lane], 4);
+    for (int j = 0; j < 8; j++) {
+        nibbles_out(v->block[j].nibbles, lane, codes + 32 * j);
+        for (int q = 0; q < 8; q++) {
+            u32 top = word(v->block[j].pairs[q / 4], lane) >> 2 * (q % 4) & LOW2;
+            quad_put(codes, 8 * j + q, quad(codes, 8 * j + q) | top << 4);
+        }
+    }
+    values_q6_k(codes, scales, head_value(g, i, lane), dst);
 }
 
 static const struct {
     void (*in)(u8 *group, i64 k, int lane, i64 block, const void *from);
-    void (*out)(const u8 *group, i64 k, int lane, i64 block, void *to);
+    void (*out)(const u8 *group, i64 k, int lane, i64 block, float *dst);
 } r8[DTYPE_COUNT] = {
     [Q8_0] = {in_q8_0, out_q8_0}, [Q4_0] = {in_q4_0, out_q4_0}, [Q4_1] = {in_q4_1, out_q4_1},
     [Q5_0] = {in_q5_0, out_q5_0}, [Q4_K] = {in_q4_k, out_q4_k}, [Q6_K] = {in_q6_k, out_q6_k},
@@ -200,12 +207,8 @@ void weight_decode(dtype t, layout l, i64 k, const void *w, i64 row, i64 n_rows,
         return;
     }
     usize group_bytes = r8_group_bytes(t, k);
-    u8 block[sizeof(block_q6_k)]; /* the largest */
     for (i64 end = row + n_rows; row < end; row++) {
         const u8 *group = (const u8 *)w + group_bytes * (usize)(row / 8);
-        for (i64 i = 0; i < k / info->block; i++, dst += info->block) {
-            r8[t].out(group, k, (int)(row % 8), i, block);
-            info->decode(block, dst, info->block);
-        }
+        for (i64 i = 0; i < k / info->block; i++, dst += info->block) r8[t].out(group, k, (int)(row % 8), i, dst);
     }
 }
