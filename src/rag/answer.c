@@ -9,7 +9,14 @@
 #include "rag/answer.h"
 #include <math.h>
 
-enum { PASSAGES = 4, WIDER = 2 /* passages looked into for one that is shown */, TOKENS = 160, SENTENCES = 2, MOST_SENTENCES = 3, REPEAT_BYTES = 24 };
+enum {
+    PASSAGES = 4,
+    WIDER = 2 /* passages looked into for one that is shown */,
+    TOKENS = 160,
+    SENTENCES = 2,
+    MOST_SENTENCES = 3,
+    REPEAT_BYTES = 24
+};
 
 /* Judged by retrieval: see calibrate.c for how they were fitted and what they cost. */
 static const double DEFAULT_THRESHOLD = 0.35, DEFAULT_BEFORE_MODEL = 0.08, DEFAULT_AFTER = 0.5;
@@ -20,7 +27,8 @@ static double logistic(double x) { return 1 / (1 + exp(-x)); }
 
 static int shown_passages(const ask_opts *o) { return o->passages > 0 ? o->passages : PASSAGES; }
 
-/* ---- answerability ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- answerability
+ * ------------------------------------------------------------------------------------------------------------------------- */
 float answerable_of(const signals *s)
 {
     double x = -3.2 + 2.6 * (double)s->passage + 3.0 * (double)s->sentence + 1.5 * (double)s->share;
@@ -31,17 +39,19 @@ float answerable_of(const signals *s)
 float answerable_with(float before, const evidence *e)
 {
     double p = before < 0.01f ? 0.01 : before > 0.99f ? 0.99 : (double)before, least = e->least < -5 ? -5 : (double)e->least;
-    double x = 0.5 * log(p / (1 - p)) + 1.5 * (least + 1.2) + 2.0 * ((double)e->verified - 0.5) + 1.0 * ((double)e->support - 0.5);
+    double x =
+        0.5 * log(p / (1 - p)) + 1.5 * (least + 1.2) + 2.0 * ((double)e->verified - 0.5) + 1.0 * ((double)e->support - 0.5);
     return (float)logistic(x);
 }
 
 float answerable_before(collection *c, const char *question, const hits *h)
 {
     keyword_index *k;
-    units          u = {0};
-    signals        s;
-    float          p = 0;
-    if (!collection_keyword(c, &k).code && !units_of(c, h, PASSAGES, &u).code && !units_score(k, NULL, question, h, &u, &s).code) p = answerable_of(&s);
+    units u = {0};
+    signals s;
+    float p = 0;
+    if (!collection_keyword(c, &k).code && !units_of(c, h, PASSAGES, &u).code && !units_score(k, NULL, question, h, &u, &s).code)
+        p = answerable_of(&s);
     units_free(&u);
     return p;
 }
@@ -57,7 +67,9 @@ static err threshold_of(collection *c, const char *key, double otherwise, double
     return bad;
 }
 
-/* ---- retrieval ------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- retrieval
+ * -------------------------------------------------------------------------------------------------------------------------------
+ */
 static bool is_hidden(const hit *h, const hidden *x)
 {
     return x && !strcmp(h->document, x->document) && (x->all || (h->start < x->end && h->end > x->start));
@@ -86,8 +98,8 @@ static void hide(hits *h, const hidden *x, usize most)
 static err retrieve(collection *c, const char *question, const ask_opts *o, const hidden *x, hits *h, units *u, signals *s)
 {
     keyword_index *k;
-    search_opts    so = o->search;
-    int            most = WIDER * shown_passages(o);
+    search_opts so = o->search;
+    int most = WIDER * shown_passages(o);
     so.k = so.k > most ? so.k : most;
     if (x) so.k += 60;
     buf plain = {0};
@@ -101,14 +113,16 @@ static err retrieve(collection *c, const char *question, const ask_opts *o, cons
     return units_score(k, so.embedder, question, h, u, s);
 }
 
-/* ---- writing --------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- writing
+ * ---------------------------------------------------------------------------------------------------------------------------------
+ */
 typedef struct {
     const ask_opts *o;
-    buf    text;
+    buf text;
     double sum;
-    float  least;
-    i64    n;
-    bool   done;                            /* enough: repetition, or sentences */
+    float least;
+    i64 n;
+    bool done; /* enough: repetition, or sentences */
 } writing;
 
 /* the last words have been said before, word by word */
@@ -133,9 +147,9 @@ static usize sentences_in(str s)
 static err write_token(void *ctx, const gen_token *t)
 {
     writing *w = ctx;
-    str      s = t->text;
+    str s = t->text;
     if (w->done) return err_new(ERR_CANCELLED, "the answer is complete");
-    if (!w->text.n)                         /* templates and plain prompts begin with a space or a line end */
+    if (!w->text.n) /* templates and plain prompts begin with a space or a line end */
         while (s.n && strchr(" \n", s.p[0])) s.p++, s.n--;
     buf_str(&w->text, s);
     w->sum += (double)t->logprob;
@@ -146,10 +160,14 @@ static err write_token(void *ctx, const gen_token *t)
     return w->done ? err_new(ERR_CANCELLED, "the answer is complete") : buf_error(&w->text);
 }
 
-/* ---- asking back --------------------------------------------------------------------------------------------------------------------------------
- * The word that a small model says to this is worthless, its probability is not (RETRIEVAL 5). The prompt is a continuation of what was
- * computed for the answer, so it costs a few tokens. */
-typedef struct { const tokenizer *tok; double yes, no; } doubt;
+/* ---- asking back
+ * --------------------------------------------------------------------------------------------------------------------------------
+ * The word that a small model says to this is worthless, its probability is not (RETRIEVAL 5). The prompt is a continuation of
+ * what was computed for the answer, so it costs a few tokens. */
+typedef struct {
+    const tokenizer *tok;
+    double yes, no;
+} doubt;
 
 static err count_doubt(void *ctx, const gen_token *t)
 {
@@ -168,13 +186,21 @@ static err count_doubt(void *ctx, const gen_token *t)
     return OK;
 }
 
-static err ask_back(const ask_opts *o, session *s, const char *question, const hits *h, const units *u, i64 most, const char *written, float *agree)
+static err ask_back(const ask_opts *o, session *s, const char *question, const hits *h, const units *u, i64 most,
+                    const char *written, float *agree)
 {
-    ids        prompt = {0};
+    ids prompt = {0};
     gen_result r = {0};
-    doubt      d = {.tok = engine_model(o->model)->tok};
-    err        bad = augment_prompt(engine_model(o->model), question, h, u, shown_passages(o), most, written, &prompt);
-    gen_request q = {.ids = prompt.id, .n = prompt.n, .max_tokens = 1, .sample = {.top_p = 1, .repeat_penalty = 1}, .n_top = 100, .token = count_doubt, .ctx = &d, .cancel = o->cancel};
+    doubt d = {.tok = engine_model(o->model)->tok};
+    err bad = augment_prompt(engine_model(o->model), question, h, u, shown_passages(o), most, written, &prompt);
+    gen_request q = {.ids = prompt.id,
+                     .n = prompt.n,
+                     .max_tokens = 1,
+                     .sample = {.top_p = 1, .repeat_penalty = 1},
+                     .n_top = 100,
+                     .token = count_doubt,
+                     .ctx = &d,
+                     .cancel = o->cancel};
     if (!bad.code && (i64)prompt.n + 1 < engine_model(o->model)->h.n_ctx) bad = session_generate(s, &q, &r);
     *agree = (float)(log(d.yes + 1e-4) - log(d.no + 1e-4));
     ids_free(&prompt);
@@ -185,7 +211,7 @@ static err ask_back(const ask_opts *o, session *s, const char *question, const h
 static void tidy(buf *b, bool cut)
 {
     usize end = 0, at = 0;
-    str   s = buf_view(b);
+    str s = buf_view(b);
     while (cut && at < s.n) {
         usize next = text_sentence_end(s, at);
         if (next <= at || (next == s.n && !strchr(".!?", s.p[s.n - 1]))) break;
@@ -196,17 +222,26 @@ static void tidy(buf *b, bool cut)
     if (b->p) b->p[b->n] = 0;
 }
 
-static err write_answer(const ask_opts *o, const char *question, const hits *h, const units *u, writing *w, float *agree, answer *a)
+static err write_answer(const ask_opts *o, const char *question, const hits *h, const units *u, writing *w, float *agree,
+                        answer *a)
 {
     static const char *const stops[] = {"\n\n", "\n질문:", "\nQuestion:", "\n자료", "\nPassages"};
-    session   *s = o->session;
-    ids        prompt = {0};
+    session *s = o->session;
+    ids prompt = {0};
     gen_result r = {0};
-    i64        most = o->max_tokens > 0 ? o->max_tokens : TOKENS;
-    err        bad = augment_prompt(engine_model(o->model), question, h, u, shown_passages(o), most, NULL, &prompt);
+    i64 most = o->max_tokens > 0 ? o->max_tokens : TOKENS;
+    err bad = augment_prompt(engine_model(o->model), question, h, u, shown_passages(o), most, NULL, &prompt);
     if (!bad.code && !s) bad = session_open(&s, o->model, 0);
     if (!bad.code) {
-        gen_request q = {.ids = prompt.id, .n = prompt.n, .max_tokens = most, .sample = {.top_p = 1, .repeat_penalty = 1}, .stop = stops, .n_stop = COUNT_OF(stops), .token = write_token, .ctx = w, .cancel = o->cancel};
+        gen_request q = {.ids = prompt.id,
+                         .n = prompt.n,
+                         .max_tokens = most,
+                         .sample = {.top_p = 1, .repeat_penalty = 1},
+                         .stop = stops,
+                         .n_stop = COUNT_OF(stops),
+                         .token = write_token,
+                         .ctx = w,
+                         .cancel = o->cancel};
         bad = session_generate(s, &q, &r);
         if (bad.code == ERR_CANCELLED && w->done) bad = OK;
         if (!bad.code && r.finish == FINISH_CANCELLED && !w->done) bad = err_new(ERR_CANCELLED, "interrupted");
@@ -230,7 +265,7 @@ static err align_all(const citer *k, str text, answer *a, evidence *e)
         str s = str_trim((str){text.p + at, end - at});
         at = end;
         if (!s.n) continue;
-        float           support;
+        float support;
         answer_sentence one;
         TRY(cite_align(k, s, &one, &support));
         if (!VEC_PUSH(a->s, a->n_s, cap, one)) return answer_sentence_clear(&one), no_memory;
@@ -244,16 +279,18 @@ static err align_all(const citer *k, str text, answer *a, evidence *e)
 
 static err generate(collection *c, const char *question, const ask_opts *o, const units *u, answer *a)
 {
-    writing        w = {.o = o};
-    evidence       e = {0};
+    writing w = {.o = o};
+    evidence e = {0};
     keyword_index *k;
-    err            bad = write_answer(o, question, &a->passages, u, &w, &e.agree, a);
+    err bad = write_answer(o, question, &a->passages, u, &w, &e.agree, a);
     if (!bad.code) bad = collection_keyword(c, &k);
     if (!bad.code) {
         citer by = {.c = c, .k = k, .passages = &a->passages, .u = u, .question = question};
         bad = align_all(&by, buf_view(&w.text), a, &e);
     }
-    log_line(LOG_DEBUG, "ask: before %.3f least %.2f mean %.2f agree %.2f verified %.2f support %.2f: %s -> %s", (double)a->answerable, (double)w.least, w.n ? w.sum / (double)w.n : 0.0, (double)e.agree, (double)e.verified, (double)e.support, question, buf_cstr(&w.text));
+    log_line(LOG_DEBUG, "ask: before %.3f least %.2f mean %.2f agree %.2f verified %.2f support %.2f: %s -> %s",
+             (double)a->answerable, (double)w.least, w.n ? w.sum / (double)w.n : 0.0, (double)e.agree, (double)e.verified,
+             (double)e.support, question, buf_cstr(&w.text));
     a->generated = true;
     a->least_logprob = e.least = w.least;
     a->mean_logprob = e.mean = w.n ? (float)(w.sum / (double)w.n) : 0;
@@ -264,7 +301,9 @@ static err generate(collection *c, const char *question, const ask_opts *o, cons
     return bad;
 }
 
-/* ---- refusing ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- refusing
+ * ----------------------------------------------------------------------------------------------------------------------------------
+ */
 static void forget_answer(answer *a)
 {
     for (usize i = 0; i < a->n_s; i++) answer_sentence_clear(&a->s[i]);
@@ -291,9 +330,13 @@ static err refuse(answer *a, const char *question, buf *reason)
 static err refuse_before(answer *a, const char *question, const signals *s)
 {
     buf r = {0};
-    if (!a->passages.n) buf_puts(&r, L("찾은 글이 없습니다", "nothing was found"));
+    if (!a->passages.n)
+        buf_puts(&r, L("찾은 글이 없습니다", "nothing was found"));
     else {
-        buf_fmt(&r, L("검색 신호 %.2f < 기준 %.2f: 가장 가까운 글이 질문 낱말의 %.0f %%, 문장이 %.0f %%를 담고 있습니다", "retrieval signal %.2f < threshold %.2f: the best passage holds %.0f %% of the question's words, the best sentence %.0f %%"),
+        buf_fmt(&r,
+                L("검색 신호 %.2f < 기준 %.2f: 가장 가까운 글이 질문 낱말의 %.0f %%, 문장이 %.0f %%를 담고 있습니다",
+                  "retrieval signal %.2f < threshold %.2f: the best passage holds %.0f %% of the question's words, the best "
+                  "sentence %.0f %%"),
                 (double)a->answerable, a->threshold, 100 * (double)s->passage, 100 * (double)s->sentence);
         if (s->dense) buf_fmt(&r, L(", 코사인 %.2f", ", cosine %.2f"), (double)s->cosine);
     }
@@ -302,21 +345,29 @@ static err refuse_before(answer *a, const char *question, const signals *s)
 
 static err refuse_after(answer *a, const char *question)
 {
-    buf   r = {0};
+    buf r = {0};
     usize verified = 0;
     for (usize i = 0; i < a->n_s; i++) verified += a->s[i].verified;
-    buf_fmt(&r, L("쓴 답의 신호 %.2f < 기준 %.2f: 가장 불확실한 토큰의 로그확률 %.2f, 확인된 문장 %zu/%zu, 검색 신호 %.2f", "signal after writing %.2f < threshold %.2f: least token log-probability %.2f, %zu of %zu sentences verified, retrieval signal %.2f"),
+    buf_fmt(&r,
+            L("쓴 답의 신호 %.2f < 기준 %.2f: 가장 불확실한 토큰의 로그확률 %.2f, 확인된 문장 %zu/%zu, 검색 신호 %.2f",
+              "signal after writing %.2f < threshold %.2f: least token log-probability %.2f, %zu of %zu sentences verified, "
+              "retrieval signal %.2f"),
             (double)a->answerable_after, a->threshold_after, (double)a->least_logprob, verified, a->n_s, (double)a->answerable);
     return refuse(a, question, &r);
 }
 
-/* ---- the call ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the call
+ * -----------------------------------------------------------------------------------------------------------------------------------
+ */
 static err thresholds(collection *c, const ask_opts *o, answer *a)
 {
-    TRY(threshold_of(c, o->model ? META_THRESHOLD_BEFORE_MODEL : META_THRESHOLD, o->model ? DEFAULT_BEFORE_MODEL : DEFAULT_THRESHOLD, &a->threshold));
+    TRY(threshold_of(c, o->model ? META_THRESHOLD_BEFORE_MODEL : META_THRESHOLD,
+                     o->model ? DEFAULT_BEFORE_MODEL : DEFAULT_THRESHOLD, &a->threshold));
     TRY(threshold_of(c, META_THRESHOLD_AFTER, DEFAULT_AFTER, &a->threshold_after));
-    if (o->threshold_given && o->model) a->threshold_after = o->threshold, a->threshold = o->threshold < a->threshold ? o->threshold : a->threshold;
-    else if (o->threshold_given) a->threshold = o->threshold;
+    if (o->threshold_given && o->model)
+        a->threshold_after = o->threshold, a->threshold = o->threshold < a->threshold ? o->threshold : a->threshold;
+    else if (o->threshold_given)
+        a->threshold = o->threshold;
     return OK;
 }
 
@@ -324,17 +375,18 @@ static err extract(collection *c, const char *question, const ask_opts *o, const
 {
     TRY(extract_answer(c, u, &a->passages, o->sentences > 0 ? o->sentences : SENTENCES, a));
     if (a->n_s) return OK;
-    mem_free(a->text);                      /* asked to answer always, and there is nothing to quote */
+    mem_free(a->text); /* asked to answer always, and there is nothing to quote */
     return (a->text = mem_strdup(nothing(question))) ? OK : no_memory;
 }
 
-/* What the model wrote is of no use: nothing of it is in the text, or a figure was asked for and no verified sentence brings one. */
+/* What the model wrote is of no use: nothing of it is in the text, or a figure was asked for and no verified sentence brings one.
+ */
 static err is_useless(const answer *a, const char *question, bool *useless)
 {
     claims given = {0};
-    bool   figure = !question_asks_figure(str_of(question));
-    usize  verified = 0;
-    err    bad = claims_of(str_of(question), true, &given);
+    bool figure = !question_asks_figure(str_of(question));
+    usize verified = 0;
+    err bad = claims_of(str_of(question), true, &given);
     for (usize i = 0; i < a->n_s && !bad.code; i++) {
         claims said = {0};
         if (!a->s[i].verified) continue;
@@ -353,15 +405,16 @@ static err quote_instead(collection *c, const char *question, const ask_opts *o,
 {
     forget_answer(a);
     a->generated = false;
-    a->reason = mem_strdup(L("모델의 답이 문서에서 확인되지 않아 문서의 문장을 인용했습니다", "what the model wrote is not in the documents: their own sentences are quoted"));
+    a->reason = mem_strdup(L("모델의 답이 문서에서 확인되지 않아 문서의 문장을 인용했습니다",
+                             "what the model wrote is not in the documents: their own sentences are quoted"));
     return a->reason ? extract(c, question, o, u, a) : no_memory;
 }
 
 static err ask(collection *c, const char *question, const ask_opts *o, const hidden *x, units *u, answer *a)
 {
-    bool    useless;
+    bool useless;
     signals s = {0};
-    double  start = clock_s();
+    double start = clock_s();
     TRY(thresholds(c, o, a));
     TRY(retrieve(c, question, o, x, &a->passages, u, &s));
     a->search_s = clock_s() - start;
@@ -378,14 +431,18 @@ err answer_ask(collection *c, const char *question, const ask_opts *o, const hid
 {
     units u = {0};
     *a = (answer){0};
-    if (o->threshold_given && !(o->threshold >= 0 && o->threshold <= 1)) return err_new(ERR_INPUT, "threshold %g: expected 0 to 1", o->threshold);
+    if (o->threshold_given && !(o->threshold >= 0 && o->threshold <= 1))
+        return err_new(ERR_INPUT, "threshold %g: expected 0 to 1", o->threshold);
     err bad = ask(c, question, o, x, &u, a);
     units_free(&u);
     if (bad.code) answer_free(a);
     return bad;
 }
 
-err collection_ask(collection *c, const char *question, const ask_opts *o, answer *a) { return answer_ask(c, question, o, NULL, a); }
+err collection_ask(collection *c, const char *question, const ask_opts *o, answer *a)
+{
+    return answer_ask(c, question, o, NULL, a);
+}
 
 void answer_free(answer *a)
 {

@@ -12,14 +12,23 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { SAMPLES = 200, SAMPLES_WITH_MODEL = 12, OWN_WORDS = 5, OTHER_WORDS = 2, REACH = 300, SEED = 20240229, TRIES = 20, LEAST = 4 };
+enum {
+    SAMPLES = 200,
+    SAMPLES_WITH_MODEL = 12,
+    OWN_WORDS = 5,
+    OTHER_WORDS = 2,
+    REACH = 300,
+    SEED = 20240229,
+    TRIES = 20,
+    LEAST = 4
+};
 
 static const err no_memory = {ERR_NOMEM, "out of memory"};
 
 typedef struct {
-    double *yes, *no;                       /* scores of answerable and unanswerable questions */
-    double *before;                         /* of the answerable, by retrieval alone */
-    usize   n_yes, n_no, n_before, cap_yes, cap_no, cap_before;
+    double *yes, *no; /* scores of answerable and unanswerable questions */
+    double *before;   /* of the answerable, by retrieval alone */
+    usize n_yes, n_no, n_before, cap_yes, cap_no, cap_before;
 } scores;
 
 static void scores_free(scores *s)
@@ -31,7 +40,7 @@ static void scores_free(scores *s)
 
 static err score(collection *c, const char *question, const ask_opts *o, const hidden *x, bool answerable, scores *s)
 {
-    answer   a = {0};
+    answer a = {0};
     ask_opts always = *o;
     always.always_answer = true;
     always.stream = NULL;
@@ -43,8 +52,12 @@ static err score(collection *c, const char *question, const ask_opts *o, const h
     return VEC_PUSH(s->yes, s->n_yes, s->cap_yes, v) && VEC_PUSH(s->before, s->n_before, s->cap_before, before) ? OK : no_memory;
 }
 
-/* ---- questions from the collection -------------------------------------------------------------------------------------------------- */
-typedef struct { str text; float rare; } rare_word;
+/* ---- questions from the collection
+ * -------------------------------------------------------------------------------------------------- */
+typedef struct {
+    str text;
+    float rare;
+} rare_word;
 
 static int by_rarity(const void *x, const void *y)
 {
@@ -64,14 +77,14 @@ static err words_of(keyword_index *k, str s, rare_word **out, usize *n)
     usize cap = 0;
     for (usize at = 0; at < s.n;) {
         usize from = at, end = at;
-        bool  letter = false;
+        bool letter = false;
         while (at < s.n) {
             u32 c = utf8_next(s, &at);
             if (!text_is_letter(c) && !text_is_digit(c)) break;
             letter |= text_is_letter(c);
             end = at;
         }
-        str   w = {s.p + from, end - from};
+        str w = {s.p + from, end - from};
         terms t = {0};
         float sum = 0;
         if (!letter || utf8_count(w) < 2) continue;
@@ -96,7 +109,7 @@ static err random_units(collection *c, const documents *d, rng *r, units *u, con
     usize i = 0;
     while (i + 1 < d->n && at >= d->d[i].chars) at -= d->d[i++].chars;
     *from = &d->d[i];
-    hit  one = {.document = d->d[i].id, .start = (u32)i64_max(0, at - REACH), .end = (u32)i64_min(d->d[i].chars, at + REACH)};
+    hit one = {.document = d->d[i].id, .start = (u32)i64_max(0, at - REACH), .end = (u32)i64_min(d->d[i].chars, at + REACH)};
     hits h = {.h = &one, .n = 1};
     return units_of(c, &h, 1, u);
 }
@@ -104,8 +117,8 @@ static err random_units(collection *c, const documents *d, rng *r, units *u, con
 static err add_words(keyword_index *k, str s, usize most, usize least, buf *out, usize *added)
 {
     rare_word *w = NULL;
-    usize      n = 0;
-    err        bad = words_of(k, s, &w, &n);
+    usize n = 0;
+    err bad = words_of(k, s, &w, &n);
     *added = 0;
     if (!bad.code && n >= least) {
         qsort(w, n, sizeof *w, by_rarity);
@@ -126,9 +139,9 @@ static err make_question(collection *c, keyword_index *k, const documents *d, rn
 {
     *made = false;
     for (int t = 0; t < TRIES && !*made; t++) {
-        units           u = {0}, v = {0};
+        units u = {0}, v = {0};
         const document *from, *other;
-        usize           n = 0;
+        usize n = 0;
         buf_reset(question);
         err bad = random_units(c, d, r, &u, &from);
         if (!bad.code && u.n) {
@@ -148,19 +161,19 @@ static err make_question(collection *c, keyword_index *k, const documents *d, rn
 
 static err score_made(collection *c, const ask_opts *o, scores *s)
 {
-    documents      d = {0};
+    documents d = {0};
     keyword_index *k;
-    rng            r;
-    buf            q = {0};
-    progress       bar;
-    i64            n = o->model ? SAMPLES_WITH_MODEL : SAMPLES, i = 0;
-    err            bad = collection_documents(c, &d);
+    rng r;
+    buf q = {0};
+    progress bar;
+    i64 n = o->model ? SAMPLES_WITH_MODEL : SAMPLES, i = 0;
+    err bad = collection_documents(c, &d);
     if (!bad.code) bad = collection_keyword(c, &k);
     rng_seed(&r, SEED);
     progress_start(&bar, "calibrate", n);
     for (; i < n && !bad.code && d.n; i++) {
         hidden where;
-        bool   made;
+        bool made;
         bad = make_question(c, k, &d, &r, &q, &where, &made);
         if (bad.code || !made) break;
         bad = score(c, buf_cstr(&q), o, NULL, true, s);
@@ -174,7 +187,8 @@ static err score_made(collection *c, const ask_opts *o, scores *s)
     return bad;
 }
 
-/* ---- the threshold -------------------------------------------------------------------------------------------------------------------- */
+/* ---- the threshold
+ * -------------------------------------------------------------------------------------------------------------------- */
 static int by_value(const void *x, const void *y)
 {
     double a = *(const double *)x, b = *(const double *)y;
@@ -184,7 +198,7 @@ static int by_value(const void *x, const void *y)
 /* the least that refuses the share: between the last refused and the next score above it */
 static double least_threshold(const scores *s, double share)
 {
-    usize  k = (usize)ceil(share * (double)s->n_no);
+    usize k = (usize)ceil(share * (double)s->n_no);
     double last = k ? s->no[k - 1] : 0, next = 1;
     for (usize i = 0; i < s->n_no; i++)
         if (s->no[i] > last && s->no[i] < next) next = s->no[i];
@@ -200,16 +214,19 @@ static err put(collection *c, const char *key, double v)
     return collection_meta_put(c, key, s);
 }
 
-err collection_calibrate(collection *c, const calibration_question *q, usize n, const ask_opts *o, double refuse_share, calibration *out)
+err collection_calibrate(collection *c, const calibration_question *q, usize n, const ask_opts *o, double refuse_share,
+                         calibration *out)
 {
     scores s = {0};
-    err    bad = OK;
+    err bad = OK;
     *out = (calibration){0};
-    if (!(refuse_share > 0 && refuse_share < 1)) return err_new(ERR_INPUT, "share to refuse %g: expected more than 0 and less than 1", refuse_share);
+    if (!(refuse_share > 0 && refuse_share < 1))
+        return err_new(ERR_INPUT, "share to refuse %g: expected more than 0 and less than 1", refuse_share);
     for (usize i = 0; i < n && !bad.code; i++) bad = score(c, q[i].query, o, NULL, q[i].answerable, &s);
     if (!bad.code && !n) bad = score_made(c, o, &s);
     if (!bad.code && (!s.n_yes || !s.n_no))
-        bad = err_new(ERR_INPUT, "%zu answerable and %zu unanswerable questions: both kinds are needed%s", s.n_yes, s.n_no, n ? "" : " (the collection is too small to make them)");
+        bad = err_new(ERR_INPUT, "%zu answerable and %zu unanswerable questions: both kinds are needed%s", s.n_yes, s.n_no,
+                      n ? "" : " (the collection is too small to make them)");
     if (!bad.code) {
         out->auc = eval_auc(s.yes, s.n_yes, s.no, s.n_no);
         qsort(s.no, s.n_no, sizeof *s.no, by_value);

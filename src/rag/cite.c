@@ -10,34 +10,38 @@
 #include "rag/answer.h"
 #include <stdlib.h>
 
-/* Shares of a sentence's own words, by idf, that its spans must carry: less is asked when a figure or a code was found, since a paraphrase
- * may share nothing else with its source. */
+/* Shares of a sentence's own words, by idf, that its spans must carry: less is asked when a figure or a code was found, since a
+ * paraphrase may share nothing else with its source. */
 static const float LEAST_WITH_FACT = 0.25f, LEAST_WORDS = 0.5f, LEAST_QUESTION = 0.5f;
 enum { SPANS = 2 };
 
 typedef struct {
     const citer *k;
-    str          sentence;
-    term_set     words, asked;              /* of the sentence without grammar; of the question */
-    claims       must, asked_facts;
-    float       *idf;                       /* [words.n] */
-    float       *asked_idf;                 /* [asked.n] */
-    arena       *mem;
+    str sentence;
+    term_set words, asked; /* of the sentence without grammar; of the question */
+    claims must, asked_facts;
+    float *idf;       /* [words.n] */
+    float *asked_idf; /* [asked.n] */
+    arena *mem;
 } job;
 typedef struct {
-    i32   first, last;                      /* units */
-    usize facts;                            /* claims that it holds */
-    float words, asked, score;              /* shares */
+    i32 first, last;           /* units */
+    usize facts;               /* claims that it holds */
+    float words, asked, score; /* shares */
 } span;
 
 static const err no_memory = {ERR_NOMEM, "out of memory"};
 
-/* ---- the sentence ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the sentence
+ * ------------------------------------------------------------------------------------------------------------------ */
 /* Words that carry no content in an answer, whatever it is about. */
 static bool is_grammar(str w)
 {
-    static const char *const words[] = {"네", "예", "아니요", "아니오", "수", "것", "등", "및", "또는", "그리고", "다만", "따라", "위해", "대한", "관한", "경우", "때", "이는", "해당", "있", "없", "하", "되",
-                                        "yes", "no", "you", "your", "we", "our", "i", "can", "will", "must", "should", "may", "have", "has", "do", "does", "been", "from", "when", "which", "any", "also"};
+    static const char *const words[] = {"네",     "예",   "아니요", "아니오", "수",   "것",   "등",     "및",  "또는",
+                                        "그리고", "다만", "따라",   "위해",   "대한", "관한", "경우",   "때",  "이는",
+                                        "해당",   "있",   "없",     "하",     "되",   "yes",  "no",     "you", "your",
+                                        "we",     "our",  "i",      "can",    "will", "must", "should", "may", "have",
+                                        "has",    "do",   "does",   "been",   "from", "when", "which",  "any", "also"};
     for (usize i = 0; i < COUNT_OF(words); i++)
         if (str_eq(w, str_of(words[i]))) return true;
     return false;
@@ -46,7 +50,10 @@ static bool is_grammar(str w)
 /* without polite endings: 받습니다 -> 받, 가능해요 -> 가능 */
 static str stem_polite(str w)
 {
-    static const struct { const char *end; usize cut; } ends[] = {{"니다", 9}, {"이에요", 9}, {"예요", 6}, {"해요", 6}, {"어요", 6}, {"아요", 6}, {"세요", 6}, {"시오", 9}};
+    static const struct {
+        const char *end;
+        usize cut;
+    } ends[] = {{"니다", 9}, {"이에요", 9}, {"예요", 6}, {"해요", 6}, {"어요", 6}, {"아요", 6}, {"세요", 6}, {"시오", 9}};
     for (usize i = 0; i < COUNT_OF(ends); i++)
         if (str_ends(w, str_of(ends[i].end))) return (str){w.p, w.n > ends[i].cut ? w.n - ends[i].cut : 0};
     return w;
@@ -80,8 +87,10 @@ static err bare_sentence(str s, buf *out)
     s = str_trim(s);
     usize at = 0, n = 0;
     while (at < s.n && s.p[at] >= '0' && s.p[at] <= '9') at++;
-    if (at && at <= 2 && at + 1 < s.n && (s.p[at] == '.' || s.p[at] == ')') && s.p[at + 1] == ' ') s.p += at + 2, s.n -= at + 2;
-    else if (s.n > 1 && strchr("-*", s.p[0]) && s.p[1] == ' ') s.p += 2, s.n -= 2;
+    if (at && at <= 2 && at + 1 < s.n && (s.p[at] == '.' || s.p[at] == ')') && s.p[at + 1] == ' ')
+        s.p += at + 2, s.n -= at + 2;
+    else if (s.n > 1 && strchr("-*", s.p[0]) && s.p[1] == ' ')
+        s.p += 2, s.n -= 2;
     for (at = 0; at < s.n; at++) {
         if (s.p[at] == '[') {
             for (n = at + 1; n < s.n && s.p[n] >= '0' && s.p[n] <= '9';) n++;
@@ -129,7 +138,8 @@ static void job_end(job *j)
     arena_free(j->mem);
 }
 
-/* ---- spans --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- spans
+ * --------------------------------------------------------------------------------------------------------------------------- */
 static const unit *unit_at(const job *j, i32 i) { return &j->k->u->u[i]; }
 
 static bool span_has(const job *j, const span *s, u64 hash)
@@ -146,16 +156,18 @@ static bool span_holds(const job *j, const span *s, const claim *c)
     return false;
 }
 
-/* Share of the sentence's words that the spans carry; a word above a span (heading, column name) counts less. Lenient: one that the question
- * gave is left out when the spans lack it. 1 without any. */
+/* Share of the sentence's words that the spans carry; a word above a span (heading, column name) counts less. Lenient: one that
+ * the question gave is left out when the spans lack it. 1 without any. */
 static float share_carried(const job *j, const span *s, int n, bool lenient)
 {
     float all = 0, found = 0;
     for (usize t = 0; t < j->words.n; t++) {
         float got = 0;
         for (int i = 0; i < n; i++) {
-            if (span_has(j, &s[i], j->words.h[t])) got = 1;
-            else if (got < 0.7f && term_set_has(&unit_at(j, s[i].first)->around, j->words.h[t])) got = 0.7f;
+            if (span_has(j, &s[i], j->words.h[t]))
+                got = 1;
+            else if (got < 0.7f && term_set_has(&unit_at(j, s[i].first)->around, j->words.h[t]))
+                got = 0.7f;
         }
         if (lenient && got == 0 && term_set_has(&j->asked, j->words.h[t])) continue;
         all += j->idf[t];
@@ -171,8 +183,10 @@ static float asked_carried(const job *j, const span *s)
     float all = 0, found = 0;
     for (usize t = 0; t < j->asked.n; t++) {
         all += j->asked_idf[t];
-        if (span_has(j, s, j->asked.h[t])) found += j->asked_idf[t];
-        else if (term_set_has(&unit_at(j, s->first)->around, j->asked.h[t])) found += 0.6f * j->asked_idf[t];
+        if (span_has(j, s, j->asked.h[t]))
+            found += j->asked_idf[t];
+        else if (term_set_has(&unit_at(j, s->first)->around, j->asked.h[t]))
+            found += 0.6f * j->asked_idf[t];
     }
     return all > 0 ? found / all : 0;
 }
@@ -187,7 +201,7 @@ static void span_weigh(const job *j, span *s)
     float facts = j->must.n ? (float)s->facts / (float)j->must.n : 0;
     s->score = 2 * facts + s->words + 0.5f * s->asked + 0.5f * u->score - 0.02f * (float)(u->passage < 0 ? 4 : u->passage);
     if (u->kind == BLOCK_HEADING || u->passage < 0) s->score -= 0.3f; /* what stands under it says it */
-    if (s->last > s->first) s->score -= 0.15f;                         /* the narrower of two alike */
+    if (s->last > s->first) s->score -= 0.15f;                        /* the narrower of two alike */
 }
 
 /* what claims the spans hold together; given: names that the question gave count as held, figures and codes do not */
@@ -205,7 +219,7 @@ static usize claims_held(const job *j, const span *s, int n, bool given)
 static bool best_span(const job *j, span *best)
 {
     bool any = false;
-    i32  n = (i32)j->k->u->n;
+    i32 n = (i32)j->k->u->n;
     for (i32 i = 0; i < n; i++)
         for (i32 last = i; last <= i + 1 && last < n && (last == i || unit_at(j, last)->joined); last++) {
             span s = {.first = i, .last = last};
@@ -222,12 +236,12 @@ static bool second_span(const job *j, span s[SPANS])
 {
     usize held = claims_held(j, s, 1, false);
     float words = s[0].words, best = 0;
-    bool  found = false, lacks = claims_held(j, s, 1, true) < j->must.n;
+    bool found = false, lacks = claims_held(j, s, 1, true) < j->must.n;
     for (i32 i = 0; i < (i32)j->k->u->n; i++) {
         if (i >= s[0].first && i <= s[0].last) continue;
         span try[SPANS] = {s[0], {.first = i, .last = i}};
         usize more = claims_held(j, try, 2, false) - held;
-        bool  names = unit_at(j, s[0].first)->header == i;
+        bool names = unit_at(j, s[0].first)->header == i;
         if (unit_at(j, i)->passage < 0 && !names) continue;
         if (!more && (!names || lacks)) continue;
         float gain = 2 * (float)more + words_carried(j, try, 2) - words + (names ? 0.3f : 0);
@@ -239,13 +253,14 @@ static bool second_span(const job *j, span s[SPANS])
     return found;
 }
 
-/* ---- citations ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- citations
+ * ------------------------------------------------------------------------------------------------------------------------ */
 err cite_range(collection *c, const hits *h, int passage, u32 start, u32 end, citation *out)
 {
     const loaded *d;
     *out = (citation){.passage = passage, .start = start, .end = end};
     TRY(collection_document(c, h->h[passage].document, &d, NULL));
-    str   all = {d->text, d->text_len};
+    str all = {d->text, d->text_len};
     usize from = utf8_offset(all, start), n = utf8_offset((str){all.p + from, all.n - from}, end - start);
     out->quote = mem_strndup(all.p + from, n);
     if (!out->quote) return no_memory;
@@ -269,8 +284,9 @@ static err cite_spans(const job *j, const span *s, int n, answer_sentence *out)
     if (!out->c) return no_memory;
     for (int i = 0; i < n; i++) {
         const unit *a = unit_at(j, s[i].first), *b = unit_at(j, s[i].last);
-        int         passage = a->passage >= 0 ? a->passage : unit_at(j, s[0].first)->passage; /* a header outside is of the same document */
-        err         bad = cite_range(j->k->c, j->k->passages, passage, a->start, b->end, &out->c[out->n++]);
+        int passage =
+            a->passage >= 0 ? a->passage : unit_at(j, s[0].first)->passage; /* a header outside is of the same document */
+        err bad = cite_range(j->k->c, j->k->passages, passage, a->start, b->end, &out->c[out->n++]);
         TRY(bad);
     }
     return OK;
@@ -285,14 +301,14 @@ static bool is_verified(const job *j, const span *s, int n)
             if (span_holds(j, &s[i], &j->must.c[c]) && (j->must.c[c].kind == CLAIM_FIGURE || j->must.c[c].code)) facts++, i = n;
     if (held < j->must.n) return false;
     if (facts) return support >= LEAST_WITH_FACT;
-    bool own = false;                       /* says something that the question did not */
+    bool own = false; /* says something that the question did not */
     for (usize t = 0; t < j->words.n; t++) own |= !term_set_has(&j->asked, j->words.h[t]);
     return own ? support >= LEAST_WORDS : s[0].asked >= LEAST_QUESTION;
 }
 
 err cite_align(const citer *k, str sentence, answer_sentence *out, float *support)
 {
-    job  j;
+    job j;
     span s[SPANS];
     *out = (answer_sentence){.text = mem_strndup(sentence.p, sentence.n)};
     *support = 0;
@@ -300,7 +316,9 @@ err cite_align(const citer *k, str sentence, answer_sentence *out, float *suppor
     if (!bad.code && !out->text) bad = no_memory;
     if (!bad.code && (j.words.n || j.must.n || j.asked.n) && best_span(&j, &s[0])) {
         int n = 1 + second_span(&j, s);
-        if (n > 1 && is_verified(&j, s, 1) && claims_held(&j, s, 2, false) == claims_held(&j, s, 1, false) && unit_at(&j, s[0].first)->header != s[1].first) n = 1;
+        if (n > 1 && is_verified(&j, s, 1) && claims_held(&j, s, 2, false) == claims_held(&j, s, 1, false) &&
+            unit_at(&j, s[0].first)->header != s[1].first)
+            n = 1;
         out->verified = is_verified(&j, s, n);
         *support = share_carried(&j, s, n, false);
         if (out->verified) bad = cite_spans(&j, s, n, out);

@@ -26,25 +26,30 @@ bool question_korean(str q)
     return hangul * 5 >= letters && hangul;
 }
 
-/* Words that questions have whatever they are about. They are rare in rules and manuals and so would weigh much, and lists of asked questions
- * are full of them. Whole words only: "있나요" goes, "복지가" stays. */
+/* Words that questions have whatever they are about. They are rare in rules and manuals and so would weigh much, and lists of
+ * asked questions are full of them. Whole words only: "있나요" goes, "복지가" stays. */
 static const char *const asking_words =
-    " 수 것 거 게 좀 혹시 저 제 제가 저는 나는 내가 우리 저희 있나요 있어요 있습니까 있을까요 있는지 있는지요 있는가요 있나 있어 없나요 없어요 없습니까 되나요 됩니까 돼요 되어요 될까요 되는지 되는지요 되는가요 "
-    "되죠 하나요 합니까 해요 할까요 하는지 하는지요 하는가요 하죠 해야 하면 되면 인가요 인가 인지 일까요 입니까 이에요 예요 뭐예요 뭔가요 뭐죠 뭐가 뭘 뭐 무엇 무엇인가요 알려 알려줘 알려주세요 주세요 줘 싶은데 싶은데요 "
-    "싶어요 싶습니다 궁금해요 궁금합니다 가요 나요 주나요 주어요 줍니까 받나요 받을 대해 대해서 관해 관하여 어떻게 어떤 어느 언제 어디 어디서 누가 누구 왜 얼마 얼마나 얼마까지 며칠 며칠까지 몇 "
-    "how what when where which who whom whose why do does did doing done can could may might must should shall would i we you he she they them me us my our your his her its it "
-    "am is are was were be been being have has had having get gets got there here than then from about please any some so if in into on of at by for to with without the a an and or but not this that these those "
+    " 수 것 거 게 좀 혹시 저 제 제가 저는 나는 내가 우리 저희 있나요 있어요 있습니까 있을까요 있는지 있는지요 있는가요 있나 있어 "
+    "없나요 없어요 없습니까 되나요 됩니까 돼요 되어요 될까요 되는지 되는지요 되는가요 "
+    "되죠 하나요 합니까 해요 할까요 하는지 하는지요 하는가요 하죠 해야 하면 되면 인가요 인가 인지 일까요 입니까 이에요 예요 "
+    "뭐예요 뭔가요 뭐죠 뭐가 뭘 뭐 무엇 무엇인가요 알려 알려줘 알려주세요 주세요 줘 싶은데 싶은데요 "
+    "싶어요 싶습니다 궁금해요 궁금합니다 가요 나요 주나요 주어요 줍니까 받나요 받을 대해 대해서 관해 관하여 어떻게 어떤 어느 "
+    "언제 어디 어디서 누가 누구 왜 얼마 얼마나 얼마까지 며칠 며칠까지 몇 "
+    "how what when where which who whom whose why do does did doing done can could may might must should shall would i we you he "
+    "she they them me us my our your his her its it "
+    "am is are was were be been being have has had having get gets got there here than then from about please any some so if in "
+    "into on of at by for to with without the a an and or but not this that these those "
     "long many much will need want tell know let ";
 
 err question_plain(str q, buf *out)
 {
     usize before = out->n;
-    buf   low = {0};
+    buf low = {0};
     for (usize at = 0; at < q.n;) {
         usize from = q.n, end = at;
         while (at < q.n) {
             usize start = at;
-            u32   c = utf8_next(q, &at);
+            u32 c = utf8_next(q, &at);
             if (text_is_space(c)) break;
             if (!text_is_letter(c) && !text_is_digit(c)) continue;
             if (from == q.n) from = start;
@@ -61,16 +66,18 @@ err question_plain(str q, buf *out)
         buf_str(out, w);
     }
     buf_free(&low);
-    if (out->n == before) buf_str(out, q);  /* nothing else was said */
+    if (out->n == before) buf_str(out, q); /* nothing else was said */
     return buf_error(out);
 }
 
 /* by the interrogatives of both languages that ask for a number, an amount or a time */
 bool question_asks_figure(str q)
 {
-    static const char *const asks[] = {"며칠", "몇", "얼마", "언제", "how many", "how much", "how long", "how often", "how fast", "how soon", "how far", "how old", "how large", "how big", "how high", "when ", "what time",
-                                       "what percent", "what price", "what date"};
-    buf  low = {0};
+    static const char *const asks[] = {"며칠",     "몇",        "얼마",         "언제",       "how many",
+                                       "how much", "how long",  "how often",    "how fast",   "how soon",
+                                       "how far",  "how old",   "how large",    "how big",    "how high",
+                                       "when ",    "what time", "what percent", "what price", "what date"};
+    buf low = {0};
     bool found = false;
     if (!text_lower(&low, q).code)
         for (usize i = 0; i < COUNT_OF(asks); i++) found |= str_find(buf_view(&low), str_of(asks[i]), 0) >= 0;
@@ -78,13 +85,15 @@ bool question_asks_figure(str q)
     return found;
 }
 
-/* ---- scores ----------------------------------------------------------------------------------------------------------------------------- */
+/* ---- scores
+ * -----------------------------------------------------------------------------------------------------------------------------
+ */
 typedef struct {
     keyword_index *k;
-    term_set       asked;
-    float         *idf, mass;
-    claims         given;
-    bool           figure;
+    term_set asked;
+    float *idf, mass;
+    claims given;
+    bool figure;
 } asking;
 
 static err asking_begin(asking *a, keyword_index *k, str question, arena *mem)
@@ -106,8 +115,10 @@ static void cover_unit(const asking *a, unit *u)
 {
     float found = 0;
     for (usize i = 0; i < a->asked.n; i++) {
-        if (term_set_has(&u->own, a->asked.h[i])) found += a->idf[i];
-        else if (term_set_has(&u->around, a->asked.h[i])) found += AROUND * a->idf[i];
+        if (term_set_has(&u->own, a->asked.h[i]))
+            found += a->idf[i];
+        else if (term_set_has(&u->around, a->asked.h[i]))
+            found += AROUND * a->idf[i];
     }
     u->cover = a->mass > 0 ? found / a->mass : 0;
 }
@@ -122,9 +133,10 @@ static bool has_new_figure(const asking *a, const unit *u)
 /* a unit as it is embedded: what stands above it, its column names, itself */
 static err embedded_text(const units *us, const unit *u, buf *out)
 {
-    str    above = u->above;
-    i64    nl;
-    while ((nl = str_find(above, S("\n"), 0)) >= 0 && utf8_count(above) > CONTEXT_CHARS) above.p += nl + 1, above.n -= (usize)nl + 1;
+    str above = u->above;
+    i64 nl;
+    while ((nl = str_find(above, S("\n"), 0)) >= 0 && utf8_count(above) > CONTEXT_CHARS)
+        above.p += nl + 1, above.n -= (usize)nl + 1;
     buf_str(out, above);
     buf_byte(out, '\n');
     if (u->lead >= 0) {
@@ -147,9 +159,9 @@ static int by_cover(const void *x, const void *y)
 
 static err embed_texts(engine *e, str *text, usize n, const char *question, unit **pick)
 {
-    i64    dim = engine_dim(e);
-    str    q = str_of(question);
-    float *v = mem_array(float, (usize)dim * (n + 1));
+    i64 dim = engine_dim(e);
+    str q = str_of(question);
+    float *v = mem_array(float, (usize)dim *(n + 1));
     if (!v) return no_memory;
     err bad = engine_embed(e, &q, 1, EMBED_QUERY, WINDOW_MEAN, v + (usize)dim * n, NULL, NULL);
     if (!bad.code) bad = engine_embed(e, text, n, EMBED_PASSAGE, WINDOW_FIRST, v, NULL, NULL);
@@ -166,10 +178,10 @@ static err embed_texts(engine *e, str *text, usize n, const char *question, unit
 static err cosines(const units *us, engine *e, const char *question)
 {
     unit **pick = mem_array(unit *, us->n + 1);
-    str   *text = mem_array(str, EMBED_MOST);
-    buf    b[EMBED_MOST] = {0};
-    usize  n = 0;
-    err    bad = pick && text ? OK : no_memory;
+    str *text = mem_array(str, EMBED_MOST);
+    buf b[EMBED_MOST] = {0};
+    usize n = 0;
+    err bad = pick && text ? OK : no_memory;
     for (usize i = 0; !bad.code && i < us->n; i++)
         if (us->u[i].passage >= 0 && us->u[i].kind != BLOCK_HEADING) pick[n++] = &us->u[i];
     if (!bad.code) qsort(pick, n, sizeof *pick, by_cover);
@@ -199,7 +211,9 @@ static void add_nearness(units *us)
 }
 
 /* coverage and BM25 share of the best hit; the search is kept to the hits, so filters stay in force */
-typedef struct { const hits *h; } among;
+typedef struct {
+    const hits *h;
+} among;
 static bool is_hit(void *ctx, i64 chunk, i64 of)
 {
     const hits *h = ((among *)ctx)->h;
@@ -211,12 +225,12 @@ static bool is_hit(void *ctx, i64 chunk, i64 of)
 
 static err passage_signals(keyword_index *k, str question, const hits *h, signals *s)
 {
-    keyword_hit  *found;
-    usize         n;
-    among         a = {h};
+    keyword_hit *found;
+    usize n;
+    among a = {h};
     search_filter only = {is_hit, &a};
-    buf           plain = {0};
-    err           bad = question_plain(question, &plain);
+    buf plain = {0};
+    err bad = question_plain(question, &plain);
     if (!bad.code) bad = keyword_search(k, buf_view(&plain), &only, h->n ? h->n : 1, &found, &n);
     buf_free(&plain);
     TRY(bad);
@@ -231,7 +245,7 @@ static err passage_signals(keyword_index *k, str question, const hits *h, signal
 err units_score(keyword_index *k, engine *embedder, const char *question, const hits *h, units *us, signals *s)
 {
     asking a;
-    str    q = str_of(question);
+    str q = str_of(question);
     *s = (signals){0};
     err bad = asking_begin(&a, k, q, us->mem);
     for (usize i = 0; !bad.code && i < us->n; i++) {
@@ -254,12 +268,14 @@ err units_score(keyword_index *k, engine *embedder, const char *question, const 
     return bad;
 }
 
-/* ---- quoting ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- quoting
+ * ------------------------------------------------------------------------------------------------------------------------------
+ */
 static err quote_unit(collection *c, const unit *u, const hits *h, answer *a)
 {
     answer_sentence *s = &a->s[a->n_s++];
-    buf              line = {0};
-    bool             space = false;
+    buf line = {0};
+    bool space = false;
     for (usize i = 0; i < u->text.n; i++) { /* on one line: the quote keeps the text as it is */
         char x = u->text.p[i];
         if (x == ' ' || x == '\n' || x == '\t') {
@@ -280,8 +296,8 @@ static err quote_unit(collection *c, const unit *u, const hits *h, answer *a)
 err extract_answer(collection *c, const units *us, const hits *h, int sentences, answer *a)
 {
     unit **pick = mem_array(unit *, us->n + 1);
-    usize  n = 0;
-    buf    text = {0};
+    usize n = 0;
+    buf text = {0};
     if (!pick) return no_memory;
     for (int headings = 0; headings < 2 && !n; headings++) /* headings only when there is nothing else */
         for (usize i = 0; i < us->n; i++) {

@@ -10,25 +10,27 @@
 
 enum { BEFORE = 80 /* blocks before a passage that are looked through for a table's header */, LEVELS = 7 };
 typedef struct {
-    u32   start, end;                       /* code points */
-    usize from, to;                         /* bytes */
-    u8    kind, level;
-    u32   page;
-    float x1, y0, height;                   /* height 0: no place on a page */
+    u32 start, end; /* code points */
+    usize from, to; /* bytes */
+    u8 kind, level;
+    u32 page;
+    float x1, y0, height; /* height 0: no place on a page */
 } piece;
 typedef struct {
     const loaded *d;
-    const hit    *h;
-    units        *out;
-    int           passage;
-    piece        *p; usize n, cap;
-    usize         last;                     /* byte where the last unit of this passage ended */
-    i32           lead;                     /* the sentence before the rows now coming, or -1 */
-    i32           header;                   /* unit with the names of the rows now coming, or -1 */
-    piece         names; bool has_names;    /* what will be that unit when a row inside wants it */
-    bool          headed;                   /* the format tells headings; else they are guessed */
-    str           heading[LEVELS];
-    str           above;
+    const hit *h;
+    units *out;
+    int passage;
+    piece *p;
+    usize n, cap;
+    usize last; /* byte where the last unit of this passage ended */
+    i32 lead;   /* the sentence before the rows now coming, or -1 */
+    i32 header; /* unit with the names of the rows now coming, or -1 */
+    piece names;
+    bool has_names; /* what will be that unit when a row inside wants it */
+    bool headed;    /* the format tells headings; else they are guessed */
+    str heading[LEVELS];
+    str above;
 } cutter;
 
 static const err no_memory = {ERR_NOMEM, "out of memory"};
@@ -42,8 +44,9 @@ static bool has_word(str s)
     return false;
 }
 
-/* ---- headings ------------------------------------------------------------------------------------------------------------------- */
-static str label(str s)                     /* without the marks of Markdown */
+/* ---- headings
+ * ------------------------------------------------------------------------------------------------------------------- */
+static str label(str s) /* without the marks of Markdown */
 {
     s = str_trim(s);
     while (s.n && s.p[0] == '#') s.p++, s.n--;
@@ -70,9 +73,9 @@ static err set_heading(cutter *k, int level, str text)
 
 static bool is_page_number(str s)
 {
-    buf   low = {0};
+    buf low = {0};
     usize from = 0;
-    bool  is = false;
+    bool is = false;
     if (!text_lower(&low, s).code) {
         str w = buf_view(&low);
         while (w.n && strchr("0123456789-/. ", w.p[w.n - 1])) w.n--;
@@ -84,12 +87,15 @@ static bool is_page_number(str s)
     return is;
 }
 
-/* A short line that ends no sentence stands over what follows. The two last are kept: a page's running head would drive out the only one. */
+/* A short line that ends no sentence stands over what follows. The two last are kept: a page's running head would drive out the
+ * only one. */
 static err guess_heading(cutter *k, str text)
 {
     usize n = utf8_count(text), letters = 0;
     for (usize at = 0; at < text.n;) letters += text_is_letter(utf8_next(text, &at));
-    if (n > 60 || letters < 2 || is_page_number(text) || strchr(".!?:;,", text.p[text.n - 1]) || str_ends(text, S("다")) || str_ends(text, S("요")) || str_ends(text, S("\xE3\x80\x82"))) return OK;
+    if (n > 60 || letters < 2 || is_page_number(text) || strchr(".!?:;,", text.p[text.n - 1]) || str_ends(text, S("다")) ||
+        str_ends(text, S("요")) || str_ends(text, S("\xE3\x80\x82")))
+        return OK;
     if (str_eq(text, str_of(k->d->title)) || str_eq(text, k->heading[2])) return OK;
     if (k->heading[2].n) {
         str old = k->heading[2];
@@ -98,7 +104,8 @@ static err guess_heading(cutter *k, str text)
     return set_heading(k, 2, text);
 }
 
-/* ---- giving units out ---------------------------------------------------------------------------------------------------------- */
+/* ---- giving units out
+ * ---------------------------------------------------------------------------------------------------------- */
 static bool only_space(str s)
 {
     for (usize at = 0; at < s.n;)
@@ -111,28 +118,39 @@ static err give(cutter *k, usize from, usize to, u32 start, u8 kind, bool keep, 
 {
     str all = {k->d->text, k->d->text_len};
     *index = -1;
-    while (from < to) {                     /* white space at the ends belongs to nobody */
+    while (from < to) { /* white space at the ends belongs to nobody */
         usize next = from;
         if (!text_is_space(utf8_next(all, &next))) break;
         from = next, start++;
     }
-    for (i64 nl; (nl = str_find((str){all.p, to}, S("\n"), from)) >= 0 && !has_word((str){all.p + from, (usize)nl - from}); from = (usize)nl + 1)
+    for (i64 nl; (nl = str_find((str){all.p, to}, S("\n"), from)) >= 0 && !has_word((str){all.p + from, (usize)nl - from});
+         from = (usize)nl + 1)
         start += (u32)utf8_count((str){all.p + from, (usize)nl + 1 - from}); /* a rule drawn of characters */
     while (to > from && strchr(" \t\n", all.p[to - 1])) to--;
     str text = {all.p + from, to - from};
     if (!has_word(text)) return OK;
-    u32  end = start + (u32)utf8_count(text);
+    u32 end = start + (u32)utf8_count(text);
     bool inside = start < k->h->end && end > k->h->start;
     if (kind == BLOCK_TEXT && !k->headed) {
         if (is_page_number(text)) return OK;
-        if (str_eq(text, str_of(k->d->title))) kind = BLOCK_HEADING; /* also at the top of every page */
-        else TRY(guess_heading(k, text));
+        if (str_eq(text, str_of(k->d->title)))
+            kind = BLOCK_HEADING; /* also at the top of every page */
+        else
+            TRY(guess_heading(k, text));
     }
     if (!inside && !keep) return OK;
     char *copy = arena_str(k->out->mem, text.p, text.n);
     if (!copy) return no_memory;
     bool joined = inside && k->last && k->last <= from && only_space((str){all.p + k->last, from - k->last});
-    unit u = {.lead = -1, .passage = inside ? k->passage : -1, .start = start, .end = end, .text = {copy, text.n}, .kind = kind, .joined = joined, .header = -1, .above = k->above};
+    unit u = {.lead = -1,
+              .passage = inside ? k->passage : -1,
+              .start = start,
+              .end = end,
+              .text = {copy, text.n},
+              .kind = kind,
+              .joined = joined,
+              .header = -1,
+              .above = k->above};
     if (inside) k->last = to;
     *index = (i32)k->out->n;
     if (kind == BLOCK_TEXT) k->lead = inside ? *index : -1;
@@ -175,7 +193,7 @@ static err give_sentences(cutter *k, str s, usize from, u32 start, u8 kind)
     return OK;
 }
 
-static bool is_rule(str s)                  /* |---|:---| */
+static bool is_rule(str s) /* |---|:---| */
 {
     usize dashes = 0;
     for (usize i = 0; i < s.n; i++) {
@@ -195,8 +213,8 @@ static bool goes_on(str line)
 /* lines of a table, a list or code */
 static err give_lines(cutter *k, const piece *p)
 {
-    str  s = {k->d->text + p->from, p->to - p->from};
-    u32  start = p->start;
+    str s = {k->d->text + p->from, p->to - p->from};
+    u32 start = p->start;
     bool first = true;
     k->header = -1, k->has_names = false;
     for (usize i = 0, end; i < s.n; i = end) {
@@ -206,10 +224,11 @@ static err give_lines(cutter *k, const piece *p)
             nl = str_find(s, S("\n"), end);
             end = nl < 0 ? s.n : (usize)nl + 1;
         }
-        str   line = {s.p + i, end - i};
+        str line = {s.p + i, end - i};
         piece row = {.start = start, .from = p->from + i, .to = p->from + end, .kind = p->kind};
         start += (u32)utf8_count(line);
-        if (p->kind == BLOCK_LIST) TRY(give_sentences(k, line, row.from, row.start, p->kind));
+        if (p->kind == BLOCK_LIST)
+            TRY(give_sentences(k, line, row.from, row.start, p->kind));
         else if (!is_rule(str_trim(line))) {
             bool cells = str_find(line, S("|"), 0) >= 0 || str_find(str_trim(line), S("\t"), 0) >= 0; /* a caption has none */
             TRY(give_row(k, &row, p->kind == BLOCK_TABLE && first && cells));
@@ -220,7 +239,8 @@ static err give_lines(cutter *k, const piece *p)
     return OK;
 }
 
-/* ---- pages: rows and running text from places ----------------------------------------------------------------------------------- */
+/* ---- pages: rows and running text from places
+ * ----------------------------------------------------------------------------------- */
 static err place_pieces(cutter *k)
 {
     for (usize i = 0; i < k->n; i++) {
@@ -280,13 +300,16 @@ static err give_pages(cutter *k)
             continue;
         }
         in_table = false;
-        while (end < k->n && line_is_open(k, &k->p[end - 1], margin) && k->p[end].page == all.page && !(end + 1 < k->n && same_line(&k->p[end], &k->p[end + 1]))) end++;
+        while (end < k->n && line_is_open(k, &k->p[end - 1], margin) && k->p[end].page == all.page &&
+               !(end + 1 < k->n && same_line(&k->p[end], &k->p[end + 1])))
+            end++;
         TRY(give_flow(k, &k->p[i], end - i));
     }
     return OK;
 }
 
-/* ---- one passage ----------------------------------------------------------------------------------------------------------------- */
+/* ---- one passage
+ * ----------------------------------------------------------------------------------------------------------------- */
 static err give_piece(cutter *k, const piece *p)
 {
     i32 at;
@@ -304,28 +327,30 @@ static err give_piece(cutter *k, const piece *p)
 static err cut_passage(cutter *k)
 {
     const loaded *d = k->d;
-    str           all = {d->text, d->text_len};
-    usize         byte = 0, last = 0;
-    u32           at = 0;
+    str all = {d->text, d->text_len};
+    usize byte = 0, last = 0;
+    u32 at = 0;
     TRY(set_heading(k, 0, (str){"", 0}));
     while (last < d->n_blocks && d->blocks[last].start < k->h->end) k->headed |= d->blocks[last++].kind == BLOCK_HEADING;
     usize inside = last;
     while (inside && d->blocks[inside - 1].end > k->h->start) inside--;
     for (usize i = 0; i < last; i++) {
         const block *b = &d->blocks[i];
-        piece        p = {.start = b->start, .end = b->end, .kind = b->kind, .level = b->level};
+        piece p = {.start = b->start, .end = b->end, .kind = b->kind, .level = b->level};
         p.from = byte + utf8_offset((str){all.p + byte, all.n - byte}, b->start - at);
         p.to = byte = p.from + utf8_offset((str){all.p + p.from, all.n - p.from}, b->end - b->start);
         at = b->end;
         bool near = i + BEFORE >= inside;
         if (d->source == SOURCE_PDF) {
             if (near && !VEC_PUSH(k->p, k->n, k->cap, p)) return no_memory;
-        } else if (near || b->kind == BLOCK_HEADING || (b->kind == BLOCK_ROW && b->level == 1)) TRY(give_piece(k, &p));
+        } else if (near || b->kind == BLOCK_HEADING || (b->kind == BLOCK_ROW && b->level == 1))
+            TRY(give_piece(k, &p));
     }
     return d->source == SOURCE_PDF ? give_pages(k) : OK;
 }
 
-/* ---- terms -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- terms
+ * -------------------------------------------------------------------------------------------------------------------------- */
 static int by_hash(const void *a, const void *b)
 {
     u64 x = *(const u64 *)a, y = *(const u64 *)b;
@@ -335,7 +360,7 @@ static int by_hash(const void *a, const void *b)
 err term_set_of(arena *mem, str text, bool query, term_set *out)
 {
     terms t = {0};
-    err   bad = terms_of(text, query, &t);
+    err bad = terms_of(text, query, &t);
     *out = (term_set){0};
     if (!bad.code && t.n && !(out->h = arena_take(mem, t.n * sizeof(u64)))) bad = no_memory;
     for (usize i = 0; !bad.code && i < t.n; i++)
@@ -350,16 +375,13 @@ err term_set_of(arena *mem, str text, bool query, term_set *out)
     return bad;
 }
 
-bool term_set_has(const term_set *s, u64 hash)
-{
-    return s->n && bsearch(&hash, s->h, s->n, sizeof(u64), by_hash);
-}
+bool term_set_has(const term_set *s, u64 hash) { return s->n && bsearch(&hash, s->h, s->n, sizeof(u64), by_hash); }
 
 static err know_units(units *u)
 {
     for (usize i = 0; i < u->n; i++) {
         unit *x = &u->u[i];
-        buf   b = {0};
+        buf b = {0};
         TRY(term_set_of(u->mem, x->text, false, &x->own));
         TRY(claims_of(x->text, true, &x->facts));
         buf_str(&b, x->above);

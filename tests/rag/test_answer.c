@@ -13,7 +13,7 @@ static void check_citations(fixture_set *f, const answer *a)
             const citation *c = &a->s[i].c[k];
             assert_in_range(c->passage, 0, a->passages.n - 1);
             assert_ok(collection_document(f->c, a->passages.h[c->passage].document, &d, NULL));
-            str   all = {d->text, d->text_len};
+            str all = {d->text, d->text_len};
             usize from = utf8_offset(all, c->start), to = utf8_offset(all, c->end);
             assert_int_equal(strlen(c->quote), to - from);
             assert_memory_equal(c->quote, all.p + from, to - from);
@@ -24,9 +24,13 @@ static void check_citations(fixture_set *f, const answer *a)
 static void quoting(void **state)
 {
     fixture_set *f = *state;
-    static const struct { const char *question, *holds; } cases[] = {
-        {"텐트는 며칠까지 빌릴 수 있나요?", "텐트는 9일까지 빌릴 수 있다."}, {"큰 방은 주말에 얼마인가요?", "| 큰 방 | 67,000원 | 88,000원 |"},
-        {"How long may a kayak be kept?", "A kayak may be kept for six hours."}, {"carbon paddle price", "PD-9,carbon paddle,42,keep away from fire"},
+    static const struct {
+        const char *question, *holds;
+    } cases[] = {
+        {"텐트는 며칠까지 빌릴 수 있나요?", "텐트는 9일까지 빌릴 수 있다."},
+        {"큰 방은 주말에 얼마인가요?", "| 큰 방 | 67,000원 | 88,000원 |"},
+        {"How long may a kayak be kept?", "A kayak may be kept for six hours."},
+        {"carbon paddle price", "PD-9,carbon paddle,42,keep away from fire"},
         {"FX-22 오류는 어떻게 하나요?", "FX-22: 노즐을 청소한다."},
     };
     for (usize i = 0; i < COUNT_OF(cases); i++) {
@@ -49,9 +53,13 @@ static void quoting(void **state)
 static void refusing(void **state)
 {
     fixture_set *f = *state;
-    static const struct { const char *question, *text; } cases[] = {
-        {"화성 탐사선의 연료는 무엇인가요?", "문서에서 답을 찾을 수 없습니다."}, {"Which composer wrote the longest opera?", "The documents do not answer this."},
-        {"비트코인 채굴 난이도 조정 주기는 얼마인가요?", "문서에서 답을 찾을 수 없습니다."}, {"???", "The documents do not answer this."},
+    static const struct {
+        const char *question, *text;
+    } cases[] = {
+        {"화성 탐사선의 연료는 무엇인가요?", "문서에서 답을 찾을 수 없습니다."},
+        {"Which composer wrote the longest opera?", "The documents do not answer this."},
+        {"비트코인 채굴 난이도 조정 주기는 얼마인가요?", "문서에서 답을 찾을 수 없습니다."},
+        {"???", "The documents do not answer this."},
     };
     for (usize i = 0; i < COUNT_OF(cases); i++) {
         answer a;
@@ -67,7 +75,7 @@ static void refusing(void **state)
         assert_non_null(a.text);
         answer_free(&a);
     }
-    answer a;                                /* what was found is listed all the same */
+    answer a; /* what was found is listed all the same */
     assert_ok(ask(f, "텐트는 며칠까지 빌릴 수 있나요?", (ask_opts){.threshold = 1, .threshold_given = true}, &a));
     assert_true(a.refused && a.passages.n > 0);
     assert_non_null(strstr(a.reason, "1.00"));
@@ -81,10 +89,11 @@ static void refusing(void **state)
 static void signals_rank(void **state)
 {
     fixture_set *f = *state;
-    hits         near, far;
+    hits near, far;
     assert_ok(collection_search(f->c, "kayak deposit", &(search_opts){.k = 5}, &near));
     assert_ok(collection_search(f->c, "canoe insurance premium for divorced astronauts", &(search_opts){.k = 5}, &far));
-    float yes = answerable_before(f->c, "kayak deposit", &near), no = answerable_before(f->c, "canoe insurance premium for divorced astronauts", &far);
+    float yes = answerable_before(f->c, "kayak deposit", &near),
+          no = answerable_before(f->c, "canoe insurance premium for divorced astronauts", &far);
     assert_true(yes > 0.5f && yes <= 1 && no < 0.35f && no >= 0);
     assert_true(answerable_before(f->c, "x", &(hits){0}) < 0.2f);
     hits_free(&near);
@@ -97,8 +106,14 @@ static void signals_rank(void **state)
 static void plain_questions(void **state)
 {
     (void)state;
-    static const struct { const char *question, *plain; } cases[] = {
-        {"혹시 텐트를 빌릴 수 있나요?", "텐트를 빌릴"}, {"How do I return a kayak?", "return kayak"}, {"무엇인가요?", "무엇인가요?"}, {"", ""}, {"FX-21은?", "FX-21은"},
+    static const struct {
+        const char *question, *plain;
+    } cases[] = {
+        {"혹시 텐트를 빌릴 수 있나요?", "텐트를 빌릴"},
+        {"How do I return a kayak?", "return kayak"},
+        {"무엇인가요?", "무엇인가요?"},
+        {"", ""},
+        {"FX-21은?", "FX-21은"},
     };
     for (usize i = 0; i < COUNT_OF(cases); i++) {
         buf b = {0};
@@ -106,16 +121,18 @@ static void plain_questions(void **state)
         assert_string_equal(buf_cstr(&b), cases[i].plain);
         buf_free(&b);
     }
-    assert_true(question_korean(S("TL-9는 얼마예요?")) && !question_korean(S("what is 물?x and more words")) && !question_korean(S("123")));
-    assert_true(question_asks_figure(S("며칠 걸려요")) && question_asks_figure(S("How many are there")) && !question_asks_figure(S("누가 여나요")));
+    assert_true(question_korean(S("TL-9는 얼마예요?")) && !question_korean(S("what is 물?x and more words")) &&
+                !question_korean(S("123")));
+    assert_true(question_asks_figure(S("며칠 걸려요")) && question_asks_figure(S("How many are there")) &&
+                !question_asks_figure(S("누가 여나요")));
 }
 
 static void calibrating(void **state)
 {
     fixture_set *f = *state;
-    calibration  one, two;
-    char        *kept = NULL;
-    answer       a;
+    calibration one, two;
+    char *kept = NULL;
+    answer a;
     assert_ok(collection_calibrate(f->c, NULL, 0, &(ask_opts){0}, 0.9, &one));
     assert_ok(collection_calibrate(f->c, NULL, 0, &(ask_opts){0}, 0.9, &two));
     assert_memory_equal(&one, &two, sizeof one);
@@ -127,7 +144,11 @@ static void calibrating(void **state)
     assert_ok(ask(f, "kayak deposit", (ask_opts){0}, &a)); /* its own threshold is in force */
     assert_true(a.threshold > one.threshold - 1e-5 && a.threshold < one.threshold + 1e-5);
     answer_free(&a);
-    static const calibration_question asked[] = {{"텐트는 며칠까지 빌릴 수 있나요?", true}, {"kayak deposit", true}, {"큰 방은 주말에 얼마인가요?", true}, {"텐트 안에서 난로를 써도 되나요?", false}, {"who composed the opera", false}};
+    static const calibration_question asked[] = {{"텐트는 며칠까지 빌릴 수 있나요?", true},
+                                                 {"kayak deposit", true},
+                                                 {"큰 방은 주말에 얼마인가요?", true},
+                                                 {"텐트 안에서 난로를 써도 되나요?", false},
+                                                 {"who composed the opera", false}};
     assert_ok(collection_calibrate(f->c, asked, COUNT_OF(asked), &(ask_opts){0}, 0.5, &two));
     assert_int_equal(two.n, 5);
     assert_true(two.refused >= 0.5);
@@ -146,11 +167,11 @@ static err gather(void *ctx, str text)
 static void writing(void **state)
 {
     fixture_set *f = *state;
-    const char  *path = test_model("smollm2-135m.gguf");
-    engine      *e = NULL;
-    session     *s = NULL;
-    answer       a, b;
-    buf          streamed = {0};
+    const char *path = test_model("smollm2-135m.gguf");
+    engine *e = NULL;
+    session *s = NULL;
+    answer a, b;
+    buf streamed = {0};
     SKIP_WITHOUT(path, "smollm2-135m.gguf");
     assert_ok(engine_open(&e, path, &(engine_opts){.threads = 2, .kv_tokens = 2048, .max_seqs = 2}));
     assert_ok(session_open(&s, e, 0));
@@ -159,8 +180,10 @@ static void writing(void **state)
     assert_true(!a.refused && a.tokens > 0 && a.prompt_tokens > 100);
     assert_true(a.least_logprob <= a.mean_logprob && a.mean_logprob <= 0);
     assert_true(a.answerable_after >= 0 && a.answerable_after <= 1);
-    if (a.generated) assert_int_equal(strncmp(buf_cstr(&streamed), a.text, strlen(a.text)), 0); /* tidied at the end only */
-    else assert_true(a.reason && a.n_s && a.s[0].verified);  /* quoted instead, and says so */
+    if (a.generated)
+        assert_int_equal(strncmp(buf_cstr(&streamed), a.text, strlen(a.text)), 0); /* tidied at the end only */
+    else
+        assert_true(a.reason && a.n_s && a.s[0].verified); /* quoted instead, and says so */
     assert_true(streamed.n > 0);
     check_citations(f, &a);
     o.session = NULL, o.stream = NULL;
@@ -179,6 +202,8 @@ static void writing(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(quoting), cmocka_unit_test(refusing), cmocka_unit_test(signals_rank), cmocka_unit_test(plain_questions), cmocka_unit_test(calibrating), cmocka_unit_test(writing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(quoting),      cmocka_unit_test(refusing),
+                                       cmocka_unit_test(signals_rank), cmocka_unit_test(plain_questions),
+                                       cmocka_unit_test(calibrating),  cmocka_unit_test(writing)};
     return cmocka_run_group_tests(tests, fixture_open, fixture_close);
 }

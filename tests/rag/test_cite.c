@@ -5,7 +5,7 @@
 static bool one_holds(const char *source, const char *sentence)
 {
     claims s = {0}, c = {0};
-    bool   all = true;
+    bool all = true;
     assert_ok(claims_of(str_of(source), true, &s));
     assert_ok(claims_of(str_of(sentence), false, &c));
     assert_true(c.n > 0);
@@ -18,7 +18,10 @@ static bool one_holds(const char *source, const char *sentence)
 static void figures(void **state)
 {
     (void)state;
-    static const struct { const char *source, *sentence; bool holds; } cases[] = {
+    static const struct {
+        const char *source, *sentence;
+        bool holds;
+    } cases[] = {
         {"한도는 10,000원으로 한다", "10000원입니다", true},
         {"한도는 １０，０００ 원으로 한다", "10,000원", true},
         {"한도는 10000원", "1만 원까지", true},
@@ -52,7 +55,8 @@ static void figures(void **state)
         {"① 휴가는 5일", "1일", false}, /* a clause's number is no figure */
     };
     for (usize i = 0; i < COUNT_OF(cases); i++)
-        if (one_holds(cases[i].source, cases[i].sentence) != cases[i].holds) fail_msg("\"%s\" in \"%s\": expected %d", cases[i].sentence, cases[i].source, cases[i].holds);
+        if (one_holds(cases[i].source, cases[i].sentence) != cases[i].holds)
+            fail_msg("\"%s\" in \"%s\": expected %d", cases[i].sentence, cases[i].source, cases[i].holds);
 }
 
 /* ---- alignment ---- */
@@ -75,7 +79,11 @@ static void check_quotes(fixture_set *f, const hits *h, const answer_sentence *s
 static void alignment(void **state)
 {
     fixture_set *f = *state;
-    static const struct { const char *question, *sentence; bool verified; const char *in, *not_in; } cases[] = {
+    static const struct {
+        const char *question, *sentence;
+        bool verified;
+        const char *in, *not_in;
+    } cases[] = {
         {"텐트를 빌리면 며칠까지 쓸 수 있나요?", "텐트는 9일까지 빌릴 수 있습니다.", true, "텐트는 9일까지", "침낭"},
         {"텐트를 빌리면 며칠까지 쓸 수 있나요?", "9일입니다.", true, "텐트는 9일까지", "침낭"},
         {"텐트를 빌리면 며칠까지 쓸 수 있나요?", "텐트는 11일까지 빌릴 수 있습니다.", false, NULL, NULL}, /* no such number */
@@ -86,7 +94,8 @@ static void alignment(void **state)
         {"큰 방은 주말에 얼마인가요?", "큰 방의 주말 요금은 66,000원입니다.", false, NULL, NULL},
         {"버너에 FX-21이 나오면?", "FX-21 오류는 가스통을 다시 끼우면 됩니다.", true, "FX-21", "FX-22"},
         {"버너에 FX-23이 나오면?", "FX-23 오류는 가스통을 다시 끼우면 됩니다.", false, NULL, NULL},
-        {"야영장 이용 규칙은?", "반려동물은 산책로에서 목줄을 매고 풍선을 들어야 한다고 시장이 말하였다.", false, NULL, NULL}, /* nothing of it is there */
+        {"야영장 이용 규칙은?", "반려동물은 산책로에서 목줄을 매고 풍선을 들어야 한다고 시장이 말하였다.", false, NULL,
+         NULL}, /* nothing of it is there */
         {"How long can I keep a kayak?", "A kayak may be kept for six hours.", true, "six hours", NULL},
         {"How long can I keep a kayak?", "You may keep it for 6 hours.", true, "six hours", NULL},
         {"How long can I keep a kayak?", "A kayak may be kept for eight hours.", false, NULL, NULL},
@@ -96,16 +105,19 @@ static void alignment(void **state)
         {"what does a paddle cost", "A carbon paddle, PD-9, costs 42.", true, "PD-9", "PD-7"},
     };
     for (usize i = 0; i < COUNT_OF(cases); i++) {
-        hits            h;
-        units           u;
+        hits h;
+        units u;
         answer_sentence s;
-        float           support;
-        keyword_index  *k;
+        float support;
+        keyword_index *k;
         assert_ok(collection_search(f->c, cases[i].question, &(search_opts){.k = 6}, &h));
         assert_ok(collection_keyword(f->c, &k));
         assert_ok(units_of(f->c, &h, h.n, &u));
-        assert_ok(cite_align(&(citer){.c = f->c, .k = k, .passages = &h, .u = &u, .question = cases[i].question}, str_of(cases[i].sentence), &s, &support));
-        if (s.verified != cases[i].verified) fail_msg("\"%s\": verified %d, support %.2f, quote \"%s\"", cases[i].sentence, s.verified, (double)support, s.n ? s.c[0].quote : "");
+        assert_ok(cite_align(&(citer){.c = f->c, .k = k, .passages = &h, .u = &u, .question = cases[i].question},
+                             str_of(cases[i].sentence), &s, &support));
+        if (s.verified != cases[i].verified)
+            fail_msg("\"%s\": verified %d, support %.2f, quote \"%s\"", cases[i].sentence, s.verified, (double)support,
+                     s.n ? s.c[0].quote : "");
         assert_string_equal(s.text, cases[i].sentence);
         assert_int_equal(s.n > 0, s.verified);
         bool in = !cases[i].in, out = false;
@@ -121,28 +133,28 @@ static void alignment(void **state)
     }
 }
 
-/* Every sentence of the documents is supported by itself: exactly its own range, unless another says the same; with a figure changed to one
- * that is nowhere, by nothing. */
+/* Every sentence of the documents is supported by itself: exactly its own range, unless another says the same; with a figure
+ * changed to one that is nowhere, by nothing. */
 static void own_sentences(void **state)
 {
-    fixture_set   *f = *state;
-    documents      d;
-    rng            r;
-    int            tried = 0, exact = 0;
+    fixture_set *f = *state;
+    documents d;
+    rng r;
+    int tried = 0, exact = 0;
     rng_seed(&r, 7);
     assert_ok(collection_documents(f->c, &d));
     for (int t = 0; t < 60; t++) {
         const document *x = &d.d[(usize)(rng_unit(&r) * (double)d.n)];
-        hit             one = {.document = x->id, .start = 0, .end = (u32)x->chars};
-        hits            h = {.h = &one, .n = 1};
-        units           u;
-        keyword_index  *k;
+        hit one = {.document = x->id, .start = 0, .end = (u32)x->chars};
+        hits h = {.h = &one, .n = 1};
+        units u;
+        keyword_index *k;
         assert_ok(units_of(f->c, &h, 1, &u));
         assert_ok(collection_keyword(f->c, &k));
         assert_true(u.n > 0);
-        const unit     *s = &u.u[(usize)(rng_unit(&r) * (double)u.n)];
+        const unit *s = &u.u[(usize)(rng_unit(&r) * (double)u.n)];
         answer_sentence out;
-        err             bad;
+        err bad;
         if (s->passage == 0 && s->kind != BLOCK_HEADING && s->own.n > 3) {
             assert_true(cite_sentence(f->c, k, s->text, &h, &out, &bad));
             assert_ok(bad);
@@ -170,13 +182,13 @@ static void own_sentences(void **state)
 static void unit_ranges(void **state)
 {
     fixture_set *f = *state;
-    documents    d;
-    usize        rows = 0;
+    documents d;
+    usize rows = 0;
     assert_ok(collection_documents(f->c, &d));
     for (usize i = 0; i < d.n; i++) {
-        hit           one = {.document = d.d[i].id, .start = 0, .end = (u32)d.d[i].chars};
-        hits          h = {.h = &one, .n = 1};
-        units         u;
+        hit one = {.document = d.d[i].id, .start = 0, .end = (u32)d.d[i].chars};
+        hits h = {.h = &one, .n = 1};
+        units u;
         const loaded *l;
         assert_ok(units_of(f->c, &h, 1, &u));
         assert_ok(collection_document(f->c, d.d[i].id, &l, NULL));
@@ -196,6 +208,7 @@ static void unit_ranges(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(figures), cmocka_unit_test(alignment), cmocka_unit_test(own_sentences), cmocka_unit_test(unit_ranges)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(figures), cmocka_unit_test(alignment), cmocka_unit_test(own_sentences),
+                                       cmocka_unit_test(unit_ranges)};
     return cmocka_run_group_tests(tests, fixture_open, fixture_close);
 }
