@@ -2,7 +2,7 @@
  *
  * First pieces, then packing. A piece is a block, or, where a block is over the budget, one of its lines (tables, lists, code,
  * rows), else a sentence, else as many words as fit; so nothing is cut finer than it must be. Pieces are then packed: a heading
- * never ends a chunk, a section that needs n chunks is cut into n of about equal size, and short neighbouring sections share one.
+ * never ends a chunk, a section begins one (only tiny sections share), and what needs n chunks is cut into n of about equal size.
  * The budget counts estimated tokens: splitting needs no model, and a chunk keeps its place when the model changes.
  * A word is never cut. Where one alone is over the budget it is cut behind punctuation or between ideographs, which are words of
  * their own; if it has neither it stays whole and over the budget. No overlap: what stands above a chunk (split_context) is
@@ -15,7 +15,7 @@
  * The figures are the 99th percentile of a quantile regression on chunks of Korean and English prose, law, Markdown and code with
  * the vocabulary of multilingual-e5; on average they are a fifth too high. Byte-level vocabularies made for English take three
  * times as many tokens for Korean, so this is no estimate for those. */
-enum { UNIT = 16, SPECIAL = 4 /* tokens: what models add around a text, and the spread of short texts */ };
+enum { UNIT = 16, GLUE = 10, SPECIAL = 4 /* tokens: what models add around a text, and the spread of short texts */ };
 typedef enum { RUN_NONE, RUN_SPACE, RUN_LATIN, RUN_HANGUL, RUN_DIGIT, RUN_HAN, RUN_MARK, RUN_OTHER } run_kind;
 typedef struct {
     i64      sum, n; /* n: characters of the run so far */
@@ -84,6 +84,16 @@ typedef struct { /* a part of the text, both ways */
 
 static str span_text(const pieces *ps, span a) { return (str){ps->s.p + a.from, a.to - a.from}; }
 
+/* With what it adds to a chunk when no white space is before it: a run that was cut costs a little more as two. */
+static i64 glue(const pieces *ps, span a)
+{
+    if (!a.from) return 0;
+    usize last = a.from - 1;
+    while (last && ((u8)ps->s.p[last] & 0xC0) == 0x80) last--;
+    return text_is_space(utf8_next(ps->s, &last)) ? 0 : GLUE;
+}
+static i64 span_cost(const pieces *ps, span a) { return glue(ps, a) + cost_of(span_text(ps, a)); }
+
 /* the part of `a` up to byte `to`, and `a` behind it; white space around is dropped */
 static span span_take(const pieces *ps, span *a, usize to)
 {
@@ -149,8 +159,8 @@ static usize words_end(str s, i64 limit)
 static void cut_words(pieces *ps, span a, i64 limit, int kind, bool first)
 {
     for (a = span_trim(ps, a); a.from < a.to; a = span_trim(ps, a), first = false) {
-        span part = span_take(ps, &a, a.from + words_end(span_text(ps, a), limit));
-        push(ps, part, cost_of(span_text(ps, part)), kind, first);
+        span part = span_take(ps, &a, a.from + words_end(span_text(ps, a), limit - glue(ps, a)));
+        push(ps, part, span_cost(ps, part), kind, first);
     }
 }
 
@@ -160,7 +170,7 @@ static void cut_sentences(pieces *ps, span a, i64 limit, int kind, bool first)
     for (; a.from < stop && !ps->no_memory; first = false) {
         usize end = text_sentence_end((str){ps->s.p, stop}, a.from);
         span part = span_take(ps, &a, end > a.from ? end : stop);
-        i64 cost = cost_of(span_text(ps, part));
+        i64 cost = span_cost(ps, part);
         if (cost <= limit) push(ps, part, cost, kind, first);
         else cut_words(ps, part, limit, kind, first);
     }
@@ -173,7 +183,7 @@ static void cut_lines(pieces *ps, span a, i64 limit, int kind)
     for (; a.from < stop && !ps->no_memory; first = false) {
         const char *end = memchr(ps->s.p + a.from, '\n', stop - a.from);
         span part = span_take(ps, &a, end ? (usize)(end - ps->s.p) + 1 : stop);
-        i64 cost = cost_of(span_text(ps, part));
+        i64 cost = span_cost(ps, part);
         if (cost <= limit) push(ps, part, cost, kind, first);
         else cut_sentences(ps, part, limit, kind, first);
     }
@@ -190,7 +200,7 @@ static err cut_blocks(pieces *ps, const loaded *d)
         a.from = at + utf8_offset((str){ps->s.p + at, ps->s.n - at}, b->start - n);
         a.to = a.from + utf8_offset((str){ps->s.p + a.from, ps->s.n - a.from}, b->end - b->start);
         at = a.to, n = b->end;
-        i64 cost = cost_of(span_text(ps, a)), limit = ps->budget - i64_min(above, ps->budget / 2);
+        i64 cost = span_cost(ps, a), limit = ps->budget - i64_min(above, ps->budget / 2);
         bool lines = b->kind == BLOCK_LIST || b->kind == BLOCK_TABLE || b->kind == BLOCK_CODE;
         if (cost <= limit) push(ps, a, cost, b->kind, true);
         else if (lines) cut_lines(ps, a, limit, b->kind);
@@ -201,7 +211,7 @@ static err cut_blocks(pieces *ps, const loaded *d)
 }
 
 /* ---- packing -------------------------------------------------------------------------------------------------------------------- */
-enum { JOIN_SHARE = 2 /* sections join while together they stay under the budget's half */ };
+enum { JOIN_SHARE = 8 /* sections share a chunk only while together they are under this part of the budget */ };
 typedef struct {
     const pieces *ps;
     usize from, to; /* pieces of the chunk that is being filled */
@@ -222,12 +232,12 @@ static void flush(packer *k, usize to)
     k->from = to;
 }
 
-/* without the headings at its end, unless it has nothing else */
+/* without the headings at its end, which go on */
 static void flush_body(packer *k)
 {
     usize to = k->to;
     while (to > k->from && is_heading(k->ps, to - 1)) to--;
-    flush(k, to > k->from ? to : k->to);
+    flush(k, to);
 }
 
 static i64 section_cost(const pieces *ps, usize i, usize *end)
@@ -255,8 +265,8 @@ static void pack(packer *k)
         }
         const piece *p = &ps->p[i];
         bool over = k->cost + p->cost > budget, enough = k->cost + p->cost / 2 >= target;
-        if (k->cost && (over || enough)) flush_body(k);
-        if (k->cost && k->cost + p->cost > budget && !is_heading(ps, i) && k->cost > budget / 2) flush(k, k->to); /* headings alone that leave no room */
+        if (over || enough) flush_body(k);
+        if (k->cost && k->cost + p->cost > budget) flush(k, k->to); /* headings alone that leave no room */
         k->to = i + 1;
         k->cost += p->cost;
     }
