@@ -172,6 +172,14 @@ static err rewrite(collection *c)
     return err_new(rc == SQLITE_NOMEM ? ERR_NOMEM : ERR_IO, "%s/store.db: %s", c->folder, sqlite3_errmsg(c->db));
 }
 
+/* Replaced text leaves the log too, if nobody is reading now. */
+static void cut_log(collection *c)
+{
+    sqlite3_busy_timeout(c->db, 0);
+    sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    sqlite3_busy_timeout(c->db, STORE_BUSY_MS);
+}
+
 err store_sweep(collection *c)
 {
     u64 generation;
@@ -182,5 +190,7 @@ err store_sweep(collection *c)
     TRY(store_end(c, bad));
     TRY(sweep_blobs(c));
     TRY(store_state(c, &generation, &scrub));
-    return scrub ? rewrite(c) : OK;
+    if (scrub) return rewrite(c);
+    cut_log(c);
+    return OK;
 }

@@ -11,7 +11,7 @@
 #include <dirent.h>
 #include <stdlib.h>
 
-enum { SCHEMA_VERSION = 1, APPLICATION_ID = 0x6D617275 /* "maru" */, BUSY_MS = 10000, NAME_MAX_BYTES = 120 };
+enum { SCHEMA_VERSION = 1, APPLICATION_ID = 0x6D617275 /* "maru" */, NAME_MAX_BYTES = 120 };
 
 static const char schema[] =
     "CREATE TABLE state(generation INTEGER NOT NULL, scrub INTEGER NOT NULL);"
@@ -314,7 +314,7 @@ static err open_database(collection *c)
     int rc = sqlite3_open_v2(path, &c->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (write ? SQLITE_OPEN_CREATE : 0), NULL);
     if (rc != SQLITE_OK) return sql_err(c, rc);
     sqlite3_extended_result_codes(c->db, 1);
-    sqlite3_busy_timeout(c->db, BUSY_MS);
+    sqlite3_busy_timeout(c->db, STORE_BUSY_MS);
     TRY(exec(c, "PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;"));
     if (write) TRY(exec(c, "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"));
     TRY(check_schema(c));

@@ -69,7 +69,7 @@ typedef enum {
     QUERY_COUNT
 } sql;
 
-enum { CACHED_DOCUMENTS = 8, STORE_PATH = 4500 /* bytes of a path in a collection; its folder has at most 4000 */ };
+enum { CACHED_DOCUMENTS = 8, STORE_BUSY_MS = 10000, STORE_PATH = 4500 /* bytes of a path in a collection; its folder has at most 4000 */ };
 typedef struct {
     loaded   d;
     document info;                          /* strings owned here */
