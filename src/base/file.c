@@ -151,7 +151,8 @@ static err find_target(file_writer *w, const char *path)
     struct stat st;
     char *real = NULL;
     if (!path[0]) return err_new(ERR_INPUT, "the name of the file to write is empty");
-    if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) real = realpath(path, NULL);
+    if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode) && !(real = realpath(path, NULL)))
+        return err_os("cannot follow the link %s", path); /* to nothing, or in a circle */
     w->path = mem_strdup(real ? real : path);
     free(real); /* the C library's */
     if (!w->path) return err_new(ERR_NOMEM, "out of memory");
@@ -355,13 +356,34 @@ static err read_names(const char *folder, names *v)
     return bad;
 }
 
-static err walk_folder(buf *path, err (*each)(void *, const char *), void *ctx, int depth)
+typedef struct {
+    buf path;
+    err (*each)(void *ctx, const char *path);
+    void *ctx;
+    char *unread; /* why the first folder that could not be read could not */
+    int unread_code;
+} walker;
+enum { DEPTH_MAX = 256 };
+
+/* A folder below that cannot be read does not keep the others from being walked, but it is not kept quiet either. */
+static err walk_without(walker *w, err why)
+{
+    if (why.code == ERR_NOMEM) return why;
+    if (why.code == ERR_NOTFOUND || w->unread) return OK; /* gone since it was listed, like a file that is */
+    w->unread = mem_strdup(why.what);
+    w->unread_code = why.code;
+    return w->unread ? OK : err_new(ERR_NOMEM, "out of memory");
+}
+
+static err walk_folder(walker *w, int depth)
 {
     names v = {0};
-    err bad = OK;
+    buf *path = &w->path;
     usize base = path->n;
-    if (depth > 256) return err_new(ERR_INPUT, "%s: folders are nested more than 256 deep", path->p);
-    TRY_TO(end, read_names(path->p, &v));
+    err bad = depth > DEPTH_MAX ? err_new(ERR_INPUT, "%s: folders are nested more than %d deep", path->p, DEPTH_MAX)
+                                : read_names(path->p, &v);
+    if (bad.code && depth) bad = walk_without(w, bad);
+    if (bad.code) goto end;
     for (usize i = 0; i < v.n; i++) {
         struct stat st;
         path->n = base;
@@ -370,11 +392,11 @@ static err walk_folder(buf *path, err (*each)(void *, const char *), void *ctx, 
         TRY_TO(end, buf_error(path));
         if (lstat(path->p, &st) < 0) continue; /* gone since it was listed */
         if (S_ISDIR(st.st_mode)) {
-            TRY_TO(end, walk_folder(path, each, ctx, depth + 1));
+            TRY_TO(end, walk_folder(w, depth + 1));
             continue;
         }
         if (S_ISLNK(st.st_mode) && stat(path->p, &st) < 0) continue;
-        if (S_ISREG(st.st_mode)) TRY_TO(end, each(ctx, path->p));
+        if (S_ISREG(st.st_mode)) TRY_TO(end, w->each(w->ctx, path->p));
     }
 end:
     if (!path->bad) {
@@ -392,11 +414,13 @@ err file_walk(const char *path, err (*each)(void *ctx, const char *path), void *
     if (stat(path, &st) < 0) return err_os("cannot open %s", path);
     if (S_ISREG(st.st_mode)) return each(ctx, path);
     if (!S_ISDIR(st.st_mode)) return err_new(ERR_INPUT, "%s is neither a file nor a folder", path);
-    buf b = {0};
-    buf_puts(&b, path);
-    err bad = buf_error(&b);
-    if (!bad.code) bad = walk_folder(&b, each, ctx, 0);
-    buf_free(&b);
+    walker w = {.each = each, .ctx = ctx};
+    buf_puts(&w.path, path);
+    err bad = buf_error(&w.path);
+    if (!bad.code) bad = walk_folder(&w, 0);
+    if (!bad.code && w.unread) bad = err_new((err_code)w.unread_code, "%s", w.unread);
+    mem_free(w.unread);
+    buf_free(&w.path);
     return bad;
 }
 

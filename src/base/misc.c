@@ -50,7 +50,10 @@ void log_line(log_level l, const char *fmt, ...)
     if (k < 0) return;
     n = (usize)k < room ? n + (usize)k : utf8_complete((str){line, n + room - 1});
     for (usize i = 0; i < n; i++)
-        if ((u8)line[i] < ' ' || line[i] == 0x7F) line[i] = ' ';
+        if ((u8)line[i] < ' ' || line[i] == 0x7F)
+            line[i] = ' ';
+        else if ((u8)line[i] == 0xC2 && i + 1 < n && (u8)line[i + 1] < 0xA0) /* U+0080 to U+009F: controls too */
+            line[i] = line[i + 1] = ' ';
     line[n++] = '\n';
     put_error(line, n);
 }

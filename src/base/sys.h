@@ -22,7 +22,7 @@ err  file_mkdirs(const char *path);         /* mode 0700 for what it makes */
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
 err  file_size(const char *path, i64 *bytes);
-err  file_walk(const char *path, err (*each)(void *ctx, const char *path), void *ctx); /* regular files below, sorted by name bytes, hidden ones and links to folders skipped; a file: itself */
+err  file_walk(const char *path, err (*each)(void *ctx, const char *path), void *ctx); /* regular files below, sorted by name bytes, hidden ones and links to folders skipped; a file: itself. A folder below that cannot be read is the error at the end, after all others were walked */
 err  file_lock(const char *path, bool wait, int *fd); /* exclusive advisory lock on a file made if absent; BUSY when held and !wait */
 void file_unlock(int fd);
 err  file_remove_tree(const char *path);    /* absent is fine */

@@ -149,6 +149,12 @@ static void replace_keeps_mode_and_links(void **state)
     assert_int_equal(lstat(in("link"), &st), 0);
     assert_true(S_ISLNK(st.st_mode));
     assert_content(in("secret"), "3");
+    assert_int_equal(symlink("absent/file", in("to-nothing")), 0);
+    assert_int_equal(symlink("circle", in("circle")), 0);
+    assert_int_equal(file_replace(in("to-nothing"), "3", 1).code, ERR_NOTFOUND);
+    assert_int_equal(file_replace(in("circle"), "3", 1).code, ERR_IO);
+    assert_int_equal(lstat(in("to-nothing"), &st), 0); /* a link is not replaced, wherever it leads */
+    assert_true(S_ISLNK(st.st_mode));
     char here[256];
     assert_non_null(getcwd(here, sizeof here));
     assert_int_equal(chdir(home), 0);
@@ -301,6 +307,32 @@ static void walk_order(void **state)
     assert_ok(file_remove_tree(in("w")));
 }
 
+/* As a user who may not read one of the folders; root may, so it becomes another user for a while. */
+static void walk_past_what_cannot_be_read(void **state)
+{
+    (void)state;
+    buf b = {0};
+    bool root = geteuid() == 0;
+    assert_ok(file_mkdirs(in("v/b/inside")));
+    assert_ok(file_mkdirs(in("v/c")));
+    assert_ok(file_replace(in("v/a"), "x", 1));
+    assert_ok(file_replace(in("v/b/inside/f"), "x", 1));
+    assert_ok(file_replace(in("v/c/f"), "x", 1));
+    assert_int_equal(chmod(in("v"), 0755) | chmod(in("v/c"), 0755) | chmod(in("v/b"), 0), 0);
+    assert_int_equal(chmod(home, 0755), 0);
+    if (root) assert_int_equal(seteuid(65534), 0);
+    err e = file_walk(in("v"), note, &b);
+    err named = file_walk(in("v/b"), note, &b);
+    if (root) assert_int_equal(seteuid(0), 0);
+    assert_int_equal(chmod(in("v/b"), 0700), 0);
+    assert_string_equal(buf_cstr(&b), "v/a\nv/c/f\n");
+    assert_int_equal(e.code, ERR_IO); /* said, once the rest was walked */
+    assert_true(str_find(str_of(e.what), S("v/b: Permission denied"), 0) > 0);
+    assert_int_equal(named.code, ERR_IO);
+    buf_free(&b);
+    assert_ok(file_remove_tree(in("v")));
+}
+
 static void make_folders(void **state)
 {
     (void)state;
@@ -357,6 +389,7 @@ int main(void)
         cmocka_unit_test(failed_write_leaves_old_file),
         cmocka_unit_test(replace_by_hidden_file),
         cmocka_unit_test(walk_order),
+        cmocka_unit_test(walk_past_what_cannot_be_read),
         cmocka_unit_test(make_folders),
         cmocka_unit_test(locks),
     };

@@ -158,7 +158,9 @@ static void log_lines(void **state)
     take_stderr(p[1]);
     log_set(LOG_WARN);
     log_line(LOG_INFO, "not shown");
-    log_line(LOG_WARN, "title: %s", "two\nlines \033[31mred\t마루");
+    log_line(LOG_WARN, "title: %s",
+             "two\nlines \033[31mred\t마루 \xC2\x9B"
+             "1m");
     log_set(LOG_DEBUG);
     log_line(LOG_DEBUG, "%06000d", 1); /* cut, still one line */
     log_set(LOG_QUIET);
@@ -171,7 +173,7 @@ static void log_lines(void **state)
     assert_true(n > 0);
     got[n] = 0;
     str s = {got, (usize)n};
-    assert_true(str_starts(s, S("maru: title: two lines  [31mred 마루\nmaru: 0000")));
+    assert_true(str_starts(s, S("maru: title: two lines  [31mred 마루   1m\nmaru: 0000")));
     assert_true(str_ends(s, S("0\n")));
     assert_int_equal(str_find(s, S("not shown"), 0), -1);
 }
