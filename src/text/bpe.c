@@ -92,7 +92,14 @@ err merge_symbols(encoder *e, str word)
         if (a->next >= 0) e->sym[a->next].prev = (i32)(u32)m.order;
         good = heap_push(e, word, a->prev) && heap_push(e, word, (i32)(u32)m.order);
     }
-    return good ? OK : err_new(ERR_NOMEM, "tokenizer: no memory to merge %zu symbols", e->n_sym);
+    if (!good) return err_new(ERR_NOMEM, "tokenizer: no memory to merge %zu symbols", e->n_sym);
+    for (i32 i = 0; i >= 0; i = e->sym[i].next) {
+        if (e->sym[i].id < 0)
+            TRY(encode_unknown(e, (str){word.p + e->sym[i].at, e->sym[i].n}));
+        else if (!ids_push(e->out, e->sym[i].id))
+            return err_new(ERR_NOMEM, "tokenizer: no memory for the tokens");
+    }
+    return OK;
 }
 
 /* ---- byte-level words -------------------------------------------------------------------------------------------------- */
@@ -115,14 +122,7 @@ err bpe_word(encoder *e, str word)
     e->n_sym = word.n;
     for (usize i = 0; i < word.n; i++)
         e->sym[i] = (symbol){(i32)i - 1, i + 1 < word.n ? (i32)i + 1 : -1, (u32)i, 1, t->byte_id[(u8)word.p[i]]};
-    TRY(merge_symbols(e, word));
-    for (i32 i = 0; i >= 0; i = e->sym[i].next) {
-        if (e->sym[i].id < 0)
-            TRY(encode_unknown(e, (str){word.p + e->sym[i].at, e->sym[i].n}));
-        else if (!ids_push(e->out, e->sym[i].id))
-            return err_new(ERR_NOMEM, "tokenizer: no memory for the tokens");
-    }
-    return OK;
+    return merge_symbols(e, word);
 }
 
 err bpe_encode(encoder *e, str text) { return pretok_split(e->t->pre, text, encode_word, e); }

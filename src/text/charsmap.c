@@ -13,6 +13,9 @@ static inline u32 unit_offset(u32 unit) { return (unit >> 10) << ((unit & 0x200)
 static inline u32 unit_label(u32 unit) { return unit & 0x800000FFu; } /* a value's label is no byte */
 static inline bool unit_has_value(u32 unit) { return unit >> 8 & 1; }
 
+/* Bytes of a key or replacement. Unicode's longest form has 33; a table with much longer ones is made to blow texts up. */
+enum { RULE_MAX = 256 };
+
 err charsmap_new(charsmap *m, str blob)
 {
     *m = (charsmap){0};
@@ -29,6 +32,10 @@ err charsmap_new(charsmap *m, str blob)
     m->text_len = blob.n - 4 - size;
     if (m->text_len && m->text[m->text_len - 1])
         return err_new(ERR_FORMAT, "tokenizer: the last replacement of precompiled_charsmap has no end");
+    for (usize i = 0, n; i < m->text_len; i += n + 1)
+        if ((n = strlen(m->text + i)) > RULE_MAX)
+            return err_new(ERR_FORMAT, "tokenizer: a replacement of precompiled_charsmap has %zu bytes, at most %d are possible",
+                           n, RULE_MAX);
     for (usize i = 0; i < m->n_units; i++) {
         u32 unit = unit_at(m, i);
         if (unit >> 31 || !unit_has_value(unit)) continue;
@@ -50,7 +57,8 @@ str charsmap_next(const charsmap *m, str text, usize *at)
 {
     usize pos = 0, found_n = 0, found = 0;
     if (m->n_units) pos = unit_offset(unit_at(m, 0));
-    for (usize i = *at; m->n_units && i < text.n; i++) {
+    usize end = text.n - *at < RULE_MAX ? text.n : *at + RULE_MAX;
+    for (usize i = *at; m->n_units && i < end; i++) {
         u8 byte = (u8)text.p[i];
         pos ^= byte;
         if (pos >= m->n_units) break;

@@ -64,12 +64,5 @@ err spm_word(encoder *e, str word)
         if (id >= 0 && v->kind[id] != TOKEN_NORMAL && v->kind[id] != TOKEN_USER) id = -1;
         e->sym[e->n_sym++] = (symbol){i - 1, at < word.n ? i + 1 : -1, (u32)from, (u32)(at - from), id};
     }
-    TRY(merge_symbols(e, word));
-    for (i32 i = 0; i >= 0; i = e->sym[i].next) {
-        if (e->sym[i].id < 0)
-            TRY(encode_unknown(e, (str){word.p + e->sym[i].at, e->sym[i].n}));
-        else if (!ids_push(e->out, e->sym[i].id))
-            return err_new(ERR_NOMEM, "tokenizer: no memory for the tokens");
-    }
-    return OK;
+    return merge_symbols(e, word);
 }

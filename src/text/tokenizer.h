@@ -142,7 +142,7 @@ err bpe_new(tokenizer *, const token_source *);
 err bpe_encode(encoder *, str text);
 err bpe_word(encoder *, str word);
 void bpe_piece_bytes(const tokenizer *, str piece, buf *out);
-err merge_symbols(encoder *, str word); /* e->sym [n_sym] linked in order; both kinds of BPE */
+err merge_symbols(encoder *, str word); /* e->sym [n_sym] linked in order, merged and written; both kinds of BPE */
 
 void spm_new(tokenizer *);
 err spm_encode(encoder *, str text, bool prefix);

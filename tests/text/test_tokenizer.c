@@ -681,6 +681,14 @@ static void test_hostile_charsmap(void **state)
     table.p[table.n - 1] = 'x';
     refused(&s, ERR_FORMAT, "no end");
     table.p[table.n - 1] = 0;
+    buf long_one = {0}; /* a replacement that would make a text of letters hundreds of times as long */
+    buf_str(&long_one, buf_view(&table));
+    for (int i = 0; i < 257; i++) buf_byte(&long_one, 'x');
+    buf_byte(&long_one, 0);
+    s.charsmap = buf_view(&long_one);
+    refused(&s, ERR_FORMAT, "a replacement of precompiled_charsmap has 257 bytes");
+    buf_free(&long_one);
+    s.charsmap = buf_view(&table);
     table.p[4 + 4 * (768 + 'B') + 2] = 1; /* a value behind the strings */
     refused(&s, ERR_FORMAT, "points outside");
     table.p[4 + 4 * (768 + 'B') + 2] = 0;
