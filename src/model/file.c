@@ -193,14 +193,8 @@ err meta_str_at(const meta *m, i64 i, str *out)
     return OK;
 }
 
-/* An item as a number: integers in *i (an u64 keeps its bits), floats in *f. */
-static bool item_load(const meta *m, i64 i, meta_kind *kind, i64 *whole, double *real)
+void meta_number(meta_kind kind, const u8 *p, i64 *whole, double *real)
 {
-    bool many = m->kind == META_ARRAY;
-    *kind = many ? m->item : m->kind;
-    usize size = meta_item_bytes(*kind);
-    if (!size || i < 0 || i >= m->n) return false;
-    if (!many) return *whole = m->v.i, *real = m->v.f, true;
     union {
         u8 u8;
         i8 i8;
@@ -212,9 +206,9 @@ static bool item_load(const meta *m, i64 i, meta_kind *kind, i64 *whole, double 
         float f;
         double d;
     } x;
-    memcpy(&x, m->array + (usize)i * size, size);
-    *real = *kind == META_F32 ? x.f : *kind == META_F64 ? x.d : 0;
-    switch (*kind) {
+    memcpy(&x, p, meta_item_bytes(kind));
+    *real = kind == META_F32 ? (double)x.f : kind == META_F64 ? x.d : 0;
+    switch (kind) {
     case META_U8:
     case META_BOOL: *whole = x.u8; break;
     case META_I8: *whole = x.i8; break;
@@ -226,6 +220,17 @@ static bool item_load(const meta *m, i64 i, meta_kind *kind, i64 *whole, double 
     case META_I64: *whole = x.i64; break;
     default: *whole = 0;
     }
+}
+
+/* An item as a number, as meta_number gives it. */
+static bool item_load(const meta *m, i64 i, meta_kind *kind, i64 *whole, double *real)
+{
+    bool many = m->kind == META_ARRAY;
+    *kind = many ? m->item : m->kind;
+    usize size = meta_item_bytes(*kind);
+    if (!size || i < 0 || i >= m->n) return false;
+    if (!many) return *whole = m->v.i, *real = m->v.f, true;
+    meta_number(*kind, m->array + (usize)i * size, whole, real);
     return true;
 }
 

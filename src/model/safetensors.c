@@ -107,12 +107,12 @@ static err read_tensor(model_file *f, str name, json_t *value, usize room, entry
     char shown[SHOWN];
     file_shown(name, shown);
     if (!json_is_object(value)) return err_new(ERR_FORMAT, "%s: tensor '%s' is not an object", f->name, shown);
-    const char *key;
-    json_t *x;
-    json_object_foreach(
-        value, key, x) if (strcmp(key, "dtype") && strcmp(key, "shape") &&
-                           strcmp(key, "data_offsets")) return err_new(ERR_FORMAT, "%s: tensor '%s' has an unknown member '%s'",
-                                                                       f->name, shown, file_shown(str_of(key), (char[SHOWN]){0}));
+    for (void *x = json_object_iter(value); x; x = json_object_iter_next(value, x)) {
+        const char *key = json_object_iter_key(x);
+        if (strcmp(key, "dtype") && strcmp(key, "shape") && strcmp(key, "data_offsets"))
+            return err_new(ERR_FORMAT, "%s: tensor '%s' has an unknown member '%s'", f->name, shown,
+                           file_shown(str_of(key), (char[SHOWN]){0}));
+    }
     TRY(read_type(f, shown, json_object_get(value, "dtype"), e));
     TRY(read_shape(f, shown, json_object_get(value, "shape"), e));
     TRY(read_offsets(f, shown, json_object_get(value, "data_offsets"), room, e));
