@@ -35,6 +35,7 @@ typedef struct {
     bool open; /* an outermost block */
     int kind, level;
     u32 start, end;
+    usize start_at; /* byte of the text where it begins */
     block_list blocks;
     char *title;
     bool no_memory;
@@ -100,6 +101,7 @@ static void begin(scanner *s, const cursor *c, int kind, int level)
     s->kind = kind;
     s->level = level;
     s->start = c->l.start + (u32)(kind == BLOCK_CODE ? 0 : c->i);
+    s->start_at = c->l.at + c->i;
 }
 
 static void close_nest(scanner *s, u32 keep)
@@ -403,6 +405,7 @@ static bool open_leaf(scanner *s, cursor *c, bool paragraph, bool interrupts)
         if (!s->n_nest) {
             s->kind = BLOCK_HEADING;
             s->level = (int)n;
+            take_title(s, (str){c->l.text.p - c->l.at + s->start_at, c->l.at - s->start_at});
         }
         s->leaf = LEAF_NONE;
     } else if (is_rule(c)) {

@@ -248,7 +248,8 @@ static void markdown_titles(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {{"## *A* `b` {#c}\n# d", "A b"},
-                                           {"x\n\ny\n===", NULL},
+                                           {"x\n\n *y* on\ntwo lines\n===\n# d", "y on two lines"},
+                                           {"> y\n> ===\n\n- z\n  ---\n", NULL},
                                            {"# a ## #", "a ##"},
                                            {"# C#", "C#"},
                                            {"- # in a list\n\ntext", NULL},
