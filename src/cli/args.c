@@ -13,13 +13,15 @@ static const command *command_of(const char *name)
 static void help(const char *name, const option *o, usize n)
 {
     const command *c = command_of(name);
-    printf("maru %s %s\n%s\n\n", c->name, c->args, L(c->help_ko, c->help_en));
+    printf("maru %s%s%s\n%s\n\n", c->name, *c->args ? " " : "", c->args, L(c->help_ko, c->help_en));
     for (usize i = 0; i < n; i++) {
         char head[64];
         snprintf(head, sizeof head, o[i].kind == OPT_MAYBE ? "%s[=%s]" : o[i].value ? "%s %s" : "%s", o[i].name, o[i].value);
         printf("  %-24s %s\n", head, o[i].help);
     }
-    printf("  %-24s %s\n  %-24s %s\n  %-24s %s\n", "--json", "one JSON object on standard output", "-t N", "threads", "--home DIR", "where models and collections live");
+    static const char *const common[][2] = {{"--json", "one JSON object on standard output"}, {"-t --threads N", "threads (one for each core)"}, {"--seed N", "of random choices (0)"},
+                                            {"--home DIR", "where models and collections live"}, {"-q --quiet", "no progress and no warnings"}, {"-v --verbose", "more about what is done"}};
+    for (usize i = 0; i < COUNT_OF(common); i++) printf("  %-24s %s\n", common[i][0], common[i][1]);
     printf("\n%s\n  %s\n", L("예", "example"), c->example);
 }
 
@@ -113,6 +115,17 @@ err cli_file(const char *path, buf *out)
 }
 
 void cli_print(str s) { fwrite(s.p, 1, s.n, stdout); }
+
+void cli_shown(FILE *to, const char *text)
+{
+    str s = str_of(text);
+    for (usize at = 0; at < s.n;) {
+        usize from = at;
+        u32   c = utf8_next(s, &at);
+        if (c < 0x20 || (c >= 0x7F && c < 0xA0) || (c == 0xFFFD && at == from + 1)) fputc('?', to);
+        else fwrite(s.p + from, 1, at - from, to);
+    }
+}
 
 json_t *json_str(str s)
 {

@@ -34,25 +34,26 @@ typedef struct command command;
 struct command {
     const char *name, *group, *args, *help_en, *help_ko, *example;
     err (*run)(cli *, int argc, char **argv);
+    bool stops;                             /* looks at cli_cancel: the first Ctrl-C lets it end in order */
 };
 extern const command command_table[];
-extern atomic_bool   cli_cancel;            /* set by SIGINT */
+extern atomic_bool   cli_cancel;            /* set by SIGINT in commands that stop in order */
 
 /* Parses argv with the command's options and the common ones; too few or too many words, an unknown option or a bad number is
  * INPUT and says what was expected. Returns CANCELLED with an empty message after printing --help. */
 err  cli_parse(cli *, int argc, char **argv, const option *, usize n_options, int least, int most);
 #define PARSE(c, options, least, most) TRY(cli_parse(c, argc, argv, options, COUNT_OF(options), least, most))
-err  cli_text(const char *word, buf *out);  /* "-": standard input; a readable file: its contents; else the word itself? no: see cli_file */
 err  cli_file(const char *path, buf *out);  /* "-": standard input, else the file */
-void cli_print(str);                        /* to standard output unless --json */
+void cli_print(str);                        /* to standard output, as it is */
+void cli_shown(FILE *, const char *);       /* for a terminal: controls and malformed bytes, which names of files may hold, become '?' */
 json_t *json_str(str);                      /* malformed UTF-8 replaced by U+FFFD */
 json_t *json_cstr(const char *);            /* NULL gives null */
 json_t *json_f(double);                     /* NaN and infinities give null */
 void json_set(json_t *object, const char *key, json_t *value);
 void json_push(json_t *array, json_t *value);
 err  cli_engine(cli *, engine **, const char *model, i64 kv_tokens); /* resolves the name, opens, says on a terminal that it loads */
-/* the collection's embedder, opened; NULL when it has none or `mode` does not need one; a missing one is a warning and NULL */
 err  search_options(const char *mode, const char *fuse, double weight, i64 k, search_opts *); /* the words of --mode, --fuse ... checked */
+/* the collection's embedder, opened; NULL when it has none or `mode` does not need one; a missing one is a warning and NULL */
 err  cli_embedder(cli *, collection *, search_mode, const char *asked, engine **);
 
 err cmd_pull(cli *, int, char **), cmd_models(cli *, int, char **), cmd_info(cli *, int, char **), cmd_tokenize(cli *, int, char **);
@@ -61,6 +62,7 @@ err cmd_add(cli *, int, char **), cmd_docs(cli *, int, char **), cmd_remove(cli 
 err cmd_ask(cli *, int, char **), cmd_calibrate(cli *, int, char **), cmd_eval(cli *, int, char **);
 
 json_t *answer_json(const answer *);       /* what `ask --json` prints (cmd_ask.c) */
+json_t *rects_json(const place *);         /* one object for each rectangle of a PDF (cmd_docs.c) */
 err questions_load(const char *path, json_t **rows); /* JSONL with a "query" in each line; owned: json_decref */
 
 /* shared by run and chat (cmd_run.c) */
@@ -73,7 +75,7 @@ typedef struct {
     bool        ignore_end;
 } run_opts;
 #define RUN_OPTIONS(r)                                                                                                            \
-    {"-n --tokens", "N", "tokens to write (128)", OPT_I64, &(r).tokens},                                                          \
+    {"-n --tokens", "N", "tokens to write (128; in chat 512)", OPT_I64, &(r).tokens},                                                          \
         {"--temp", "T", "temperature; 0 takes the likeliest token (0)", OPT_F64, &(r).temp},                                      \
         {"--top-k", "K", "only the K likeliest tokens (0: off)", OPT_I64, &(r).top_k},                                            \
         {"--top-p", "P", "only the likeliest tokens that together have probability P (1: off)", OPT_F64, &(r).top_p},             \
@@ -84,6 +86,7 @@ typedef struct {
         {"--ctx", "N", "context to reserve, in tokens", OPT_I64, &(r).ctx},                                                       \
         {"--ignore-end", NULL, "goes on after the model's end token", OPT_FLAG, &(r).ignore_end}
 run_opts run_defaults(void);
+err run_check(const run_opts *);            /* before a model is opened for nothing */
 /* writes on; text is streamed unless --json, everything is put into c->out */
 err run_tokens(cli *, engine *, session *, const ids *prompt, run_opts *, buf *text);
 #endif

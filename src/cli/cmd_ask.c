@@ -2,14 +2,6 @@
 #include "cli/cli.h"
 #include <stdlib.h>
 
-static json_t *rect_list(const place *p)
-{
-    json_t *list_of = json_array();
-    for (usize i = 0; i < p->n_rects; i++)
-        json_push(list_of, json_pack("{s:i,s:[f,f,f,f]}", "page", (int)p->rects[i].page, "box", (double)p->rects[i].box[0], (double)p->rects[i].box[1], (double)p->rects[i].box[2], (double)p->rects[i].box[3]));
-    return list_of;
-}
-
 json_t *answer_json(const answer *a)
 {
     json_t *o = json_object(), *sentences = json_array(), *passages = json_array();
@@ -18,7 +10,7 @@ json_t *answer_json(const answer *a)
         for (usize k = 0; k < a->s[i].n; k++) {
             const citation *x = &a->s[i].c[k];
             json_push(cites, json_pack("{s:o,s:o,s:i,s:I,s:I,s:o,s:o}", "document", json_cstr(a->passages.h[x->passage].document), "page", x->where.page ? json_integer(x->where.page) : json_null(), "line",
-                                       (int)x->where.line, "start", (json_int_t)x->start, "end", (json_int_t)x->end, "quote", json_cstr(x->quote), "rects", rect_list(&x->where)));
+                                       (int)x->where.line, "start", (json_int_t)x->start, "end", (json_int_t)x->end, "quote", json_cstr(x->quote), "rects", rects_json(&x->where)));
         }
         json_push(sentences, json_pack("{s:o,s:b,s:o}", "text", json_cstr(a->s[i].text), "verified", a->s[i].verified, "citations", cites));
     }
@@ -57,7 +49,9 @@ static void answer_print(const answer *a, bool streamed)
             const citation *x = &a->s[i].c[k];
             char            page[32] = "";
             if (x->where.page) snprintf(page, sizeof page, L("%u쪽 ", "p. %u "), x->where.page);
-            printf("      %s  %s%s %u  [%u,%u)\n      \"", a->passages.h[x->passage].document, page, L("줄", "line"), x->where.line, x->start, x->end);
+            printf("      ");
+            cli_shown(stdout, a->passages.h[x->passage].document);
+            printf("  %s%s %u  [%u,%u)\n      \"", page, L("줄", "line"), x->where.line, x->start, x->end);
             for (const char *p = x->quote; *p; p++) putchar(*p == '\n' ? ' ' : *p);
             printf("\"\n");
         }

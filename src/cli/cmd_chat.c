@@ -83,7 +83,8 @@ static err command_line(talk *t, const char *line, bool *quit)
 static err converse(talk *t)
 {
     bool quit = false;
-    while (!quit && !atomic_load(&cli_cancel)) {
+    while (!quit && (isatty(0) || !atomic_load(&cli_cancel))) {
+        atomic_store(&cli_cancel, false); /* at a terminal Ctrl-C stops an answer, and the conversation goes on */
         char *line = isatty(0) ? readline("> ") : NULL;
         buf   b = {0};
         if (isatty(0)) {
@@ -112,6 +113,7 @@ err cmd_chat(cli *c, int argc, char **argv)
     t.o.tokens = 512;
     PARSE(c, opt, 1, 1);
     if (c->json && !once) return err_new(ERR_INPUT, "--json needs --once TEXT");
+    TRY(run_check(&t.o));
     err bad = cli_engine(c, &t.e, c->arg.v[0], t.o.ctx);
     if (!bad.code) bad = session_open(&t.s, t.e, 0);
     if (!bad.code) bad = begin(&t);

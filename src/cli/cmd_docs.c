@@ -15,15 +15,22 @@ static void add_report(cli *c, const add_result *r)
     json_t *failed = json_array();
     for (usize i = 0; i < r->n_failed; i++) {
         json_push(failed, json_pack("{s:o,s:o}", "path", json_cstr(r->failed[i].path), "reason", json_cstr(r->failed[i].reason)));
-        if (!c->json) fprintf(stderr, "maru: %s: %s\n", r->failed[i].path, r->failed[i].reason);
+        if (c->json) continue;
+        fputs("maru: ", stderr);
+        cli_shown(stderr, r->failed[i].path);
+        fputs(": ", stderr);
+        cli_shown(stderr, r->failed[i].reason);
+        fputc('\n', stderr);
     }
     json_set(c->out, "added", json_integer(r->added));
     json_set(c->out, "updated", json_integer(r->updated));
     json_set(c->out, "unchanged", json_integer(r->unchanged));
     json_set(c->out, "failed", failed);
+    json_set(c->out, "skipped", json_integer(r->skipped));
     json_set(c->out, "chunks", json_integer(r->chunks));
     json_set(c->out, "seconds", json_f(r->seconds));
     if (c->json) return;
+    if (r->skipped) printf(L("문서가 아니거나 읽지 못하는 형식이라 건너뛴 파일 %lld개\n", "passed over %lld files that are no documents or of formats that are not read\n"), (long long)r->skipped);
     printf(L("추가 %lld, 바뀜 %lld, 그대로 %lld, 실패 %zu; 조각 %lld개, %.1f초\n", "added %lld, updated %lld, unchanged %lld, failed %zu; %lld chunks, %.1f s\n"), (long long)r->added, (long long)r->updated,
            (long long)r->unchanged, r->n_failed, (long long)r->chunks, r->seconds);
 }
@@ -49,6 +56,9 @@ err cmd_add(cli *c, int argc, char **argv)
     o.owner = owner;
     o.attributes = attributes;
     o.quiet = c->quiet || c->json;
+    usize there = 0; /* nothing of it: no collection is made for a slip of the pen */
+    for (usize i = 0; i < c->arg.n; i++) there += file_exists(c->arg.v[i]);
+    if (!there) return err_new(ERR_NOTFOUND, L("%s: 그런 파일이나 폴더가 없습니다", "%s: no such file or folder"), c->arg.v[0]);
     TRY(collection_open(&col, to, COLLECTION_WRITE));
     TRY_TO(done, collection_meta_get(col, "embedder", &had));
     o.embedder_name = embedder ? embedder : had;
@@ -77,8 +87,12 @@ err cmd_docs(cli *c, int argc, char **argv)
         const document *x = &d.d[i];
         json_push(list_of, json_pack("{s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:o,s:o}", "id", json_cstr(x->id), "path", json_cstr(x->path), "title", json_cstr(x->title), "pages", (json_int_t)x->pages, "chars",
                                      (json_int_t)x->chars, "chunks", (json_int_t)x->chunks, "version", (json_int_t)x->version, "owner", json_cstr(x->owner), "sha256", json_cstr(x->hash)));
-        if (!c->json) printf("%-48s %7lld %s %5lld %s  %s\n", x->id, (long long)x->chars, L("자", "chars"), (long long)x->chunks, L("조각", "chunks"), x->title ? x->title : "");
+        if (c->json) continue;
+        usize wide = utf8_count(str_of(x->id));
+        cli_shown(stdout, x->id);
+        printf("%*s %7lld %s %5lld %s  %s\n", wide < 48 ? (int)(48 - wide) : 0, "", (long long)x->chars, L("자", "chars"), (long long)x->chunks, L("조각", "chunks"), x->title ? x->title : "");
     }
+    if (!bad.code && !d.n && !c->json) printf("%s\n", L("문서가 없습니다", "no documents"));
     json_set(c->out, "documents", list_of);
     documents_free(&d);
     collection_close(col);
@@ -104,7 +118,7 @@ err cmd_remove(cli *c, int argc, char **argv)
     return bad;
 }
 
-static json_t *rects_of(const place *p)
+json_t *rects_json(const place *p)
 {
     json_t *list_of = json_array();
     for (usize i = 0; i < p->n_rects; i++)
@@ -153,7 +167,7 @@ err cmd_text(cli *c, int argc, char **argv)
     json_set(c->out, "text", json_str(text));
     json_set(c->out, "page", where.page ? json_integer(where.page) : json_null());
     json_set(c->out, "line", json_integer(where.line));
-    json_set(c->out, "rects", rects_of(&where));
+    json_set(c->out, "rects", rects_json(&where));
     if (where.byte_end) json_set(c->out, "bytes", json_pack("[I,I]", (json_int_t)where.byte_start, (json_int_t)where.byte_end));
     if (where.element) json_set(c->out, "element", json_integer(where.element));
     if (!c->json) cli_print(text);
@@ -187,7 +201,9 @@ static void hit_report(cli *c, const hit *h, json_t *list_of)
     if (c->json) return;
     char where[32] = "";
     if (h->page) snprintf(where, sizeof where, L("%u쪽 ", "p. %u "), h->page);
-    printf("%d. %s  %s%s %u  [%u,%u)  %s %.3f  %s %.0f %%\n", h->rank, h->document, where, L("줄", "line"), h->line, h->start, h->end, L("점수", "score"), (double)h->score, L("질문 낱말", "question terms"),
+    printf("%d. ", h->rank);
+    cli_shown(stdout, h->document);
+    printf("  %s%s %u  [%u,%u)  %s %.3f  %s %.0f %%\n", where, L("줄", "line"), h->line, h->start, h->end, L("점수", "score"), (double)h->score, L("질문 낱말", "question terms"),
            (double)h->coverage * 100);
     str t = str_of(h->text);
     usize show = utf8_offset(t, 240);

@@ -65,7 +65,7 @@ static void models_print(const installed_model *m, usize n)
     printf("\n%s\n", L("받을 수 있는 모델 (maru pull NAME)", "to be had (maru pull NAME)"));
     for (usize i = 0; catalogue_at(i); i++) {
         const model_entry *e = catalogue_at(i);
-        printf("  %-22s %8.1f MB  %-12s %s%s\n", e->name, (double)e->bytes / 1e6, e->licence, L(e->what_ko, e->what), e->third_party_unmarked ? L(" [꾸러미에 허가 표시 없음]", " [packages name no licence]") : "");
+        printf("  %-22s %8.1f MB  %-18s  %s%s\n", e->name, (double)e->bytes / 1e6, e->licence, L(e->what_ko, e->what), e->third_party_unmarked ? L(" [꾸러미에 허가 표시 없음]", " [packages name no licence]") : "");
     }
 }
 

@@ -90,6 +90,12 @@ static err options_check(const run_opts *o, int *n_top)
     return OK;
 }
 
+err run_check(const run_opts *o)
+{
+    int n_top;
+    return options_check(o, &n_top);
+}
+
 err run_tokens(cli *c, engine *e, session *s, const ids *prompt, run_opts *o, buf *text)
 {
     int n_top = 0;
@@ -138,6 +144,7 @@ err cmd_run(cli *c, int argc, char **argv)
     TRY(cli_parse(c, argc, argv, opt, COUNT_OF(opt), 1, 2));
     if (c->arg.n == 2 && from) return err_new(ERR_INPUT, "the prompt was given twice: as a word and with -p");
     if (c->arg.n == 1 && !from) return err_new(ERR_INPUT, "a prompt is missing: maru run MODEL PROMPT, or -p - for standard input");
+    TRY(run_check(&o));
     const char *prompt = from ? from : c->arg.v[1];
     if (strcmp(prompt, "-")) buf_puts(&b, prompt);
     else bad = cli_file("-", &b);

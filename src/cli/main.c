@@ -10,16 +10,16 @@ const command command_table[] = {
     {"models", "models", "", "what is installed and what can be had", "설치된 모델과 받을 수 있는 모델", "maru models", cmd_models},
     {"info", "models", "MODEL", "what a model file holds", "모델 파일의 내용", "maru info smollm2-135m", cmd_info},
     {"tokenize", "models", "MODEL --text T | FILE", "text to token ids", "글을 토큰으로", "maru tokenize smollm2-135m --text 'Hello there'", cmd_tokenize},
-    {"run", "models", "MODEL PROMPT", "continue a text; --probs shows the next words", "글을 이어 씁니다 (--probs: 다음 낱말의 확률)", "maru run smollm2-135m 'The capital of France is' -n 8 --probs=5", cmd_run},
-    {"chat", "models", "MODEL", "a conversation", "대화합니다", "maru chat smollm2-135m --once 'What is the capital of France?'", cmd_chat},
+    {"run", "models", "MODEL PROMPT", "continue a text; --probs shows the next words", "글을 이어 씁니다 (--probs: 다음 낱말의 확률)", "maru run smollm2-135m 'The capital of France is' -n 8 --probs=5", cmd_run, true},
+    {"chat", "models", "MODEL", "a conversation", "대화합니다", "maru chat smollm2-135m --once 'What is the capital of France?'", cmd_chat, true},
     {"embed", "models", "MODEL --text T | FILE", "texts to vectors", "글을 벡터로", "maru embed e5-small --as query --text '연차는 며칠인가요?'", cmd_embed},
-    {"add", "documents", "PATH... --to COLLECTION", "load, split, embed and store documents", "문서를 읽어 나누고 저장합니다", "maru add samples/docs --to demo -e e5-small", cmd_add},
+    {"add", "documents", "PATH... --to COLLECTION", "load, split, embed and store documents", "문서를 읽어 나누고 저장합니다", "maru add samples/docs --to demo -e e5-small", cmd_add, true},
     {"docs", "documents", "COLLECTION", "list documents", "문서 목록", "maru docs demo", cmd_docs},
     {"remove", "documents", "ID... --from COLLECTION", "delete documents and every trace of their text", "문서를 지웁니다", "maru remove samples/docs/ko/faq.html --from demo", cmd_remove},
     {"text", "documents", "DOCUMENT --in COLLECTION", "a document's canonical text, or a range of it", "문서의 글 또는 그 일부", "maru text samples/docs/ko/handbook.md --in demo --range 0:200", cmd_text},
     {"search", "documents", "QUERY --in COLLECTION", "find passages", "문서에서 찾습니다", "maru search '연차 이월' --in demo -k 3", cmd_search},
-    {"ask", "documents", "QUESTION --in COLLECTION", "an answer whose every sentence cites", "문서를 근거로 답합니다", "maru ask '연차는 며칠까지 이월할 수 있나요?' --in demo", cmd_ask},
-    {"calibrate", "documents", "--in COLLECTION", "set when to say that the documents do not answer", "답하지 않을 기준을 정합니다", "maru calibrate --in demo", cmd_calibrate},
+    {"ask", "documents", "QUESTION --in COLLECTION", "an answer whose every sentence cites", "문서를 근거로 답합니다", "maru ask '연차는 며칠까지 이월할 수 있나요?' --in demo", cmd_ask, true},
+    {"calibrate", "documents", "--in COLLECTION", "set when to say that the documents do not answer", "답하지 않을 기준을 정합니다", "maru calibrate --in demo", cmd_calibrate, true},
     {"eval", "measure", "nll|retrieval|answers ...", "likelihood, retrieval, answers, with intervals", "우도, 검색, 답변을 잽니다", "maru eval nll smollm2-135m README.md", cmd_eval},
     {"bench", "measure", "MODEL", "speed against this machine's limits", "이 기계의 한계에 견준 속도", "maru bench smollm2-135m -p 64 -n 16", cmd_bench},
 };
@@ -64,7 +64,9 @@ static int fail(err e, bool json)
         printf("\n");
         json_decref(o);
     } else {
-        fprintf(stderr, "maru: %s\n", e.what);
+        fputs("maru: ", stderr);
+        cli_shown(stderr, e.what); /* it may quote a file's name, or what stands in a file */
+        fputc('\n', stderr);
     }
     return err_exit(e.code);
 }
@@ -72,6 +74,7 @@ static int fail(err e, bool json)
 static int run(const command *k, int argc, char **argv)
 {
     cli c = {.out = json_object()};
+    if (k->stops) sigaction(SIGINT, &(struct sigaction){.sa_handler = on_interrupt}, NULL); /* the others just end */
     err e = k->run(&c, argc, argv);
     int code = 0;
     if (e.code == ERR_CANCELLED && !*e.what) { /* --help */
@@ -83,6 +86,7 @@ static int run(const command *k, int argc, char **argv)
     }
     json_decref(c.out);
     mem_free(c.arg.v);
+    if (!code && atomic_load(&cli_cancel)) code = err_exit(ERR_CANCELLED); /* a part was written: say that it is one */
     if (fflush(stdout)) code = code ? code : err_exit(ERR_IO);
     return code;
 }
@@ -90,8 +94,6 @@ static int run(const command *k, int argc, char **argv)
 int main(int argc, char **argv)
 {
     setlocale(LC_CTYPE, "");
-    struct sigaction act = {.sa_handler = on_interrupt};
-    sigaction(SIGINT, &act, NULL);
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         usage();
@@ -105,5 +107,6 @@ int main(int argc, char **argv)
     if (e.code) return fail(e, wants_json(argc, argv));
     for (usize i = 0; i < COUNT_OF(command_table); i++)
         if (!strcmp(argv[1], command_table[i].name)) return run(&command_table[i], argc - 1, argv + 1);
+    if (argv[1][0] == '-') return fail(err_new(ERR_INPUT, "%s before a command: expected maru COMMAND, then its options", argv[1]), wants_json(argc, argv));
     return fail(err_new(ERR_INPUT, "no command \"%s\": maru --help lists them", argv[1]), wants_json(argc, argv));
 }

@@ -55,6 +55,10 @@ bad_range() { run text n1 --in c --range 5:99999; [ $code = 2 ] && grep -q 99999
 partly() { printf '{"id":"x1","text":"first"}\nnot json\n{"id":"x3","text":"third"}\n' >"$work/part.jsonl"; run add "$work/part.jsonl" --to p --json; [ $code = 0 ] && json "o['added']==2 and len(o['failed'])==1 and '2' in o['failed'][0]['reason']"; }
 all_fail() { run add "$work/nosuch.md" --to p --json; [ $code != 0 ] && json "'error' in o"; }
 eval_retrieval() { printf '{"id":"q1","query":"암호 길이 passwords","relevant":["%s"]}\n' "$work/docs/security.txt" >"$work/q.jsonl"; run eval retrieval "$work/q.jsonl" --in c --run "$work/run.txt" --json; [ $code = 0 ] && json "o['queries']==1 and o['ndcg@10']==1.0 and len(o['ndcg@10_ci'])==2" && grep -q '^q1 Q0 .* 1 .* maru$' "$work/run.txt"; }
+nothing_made() { run add "$work/nosuch" --to fresh; [ $code = 11 ] && [ ! -e "$MARU_HOME/collections/fresh" ]; }
+odd_names() { mkdir -p "$work/odd"; printf 'x\n' >"$work/odd/"$'a\nb\033[31m.txt'; printf 'PK\003\004' >"$work/odd/c.docx"; run add "$work/odd" --to odd; grep -q 'passed over 1' "$work/out" && run docs odd && [ $code = 0 ] && [ "$(wc -l <"$work/out")" = 1 ] && ! grep -q $'\033' "$work/out"; }
+ok add_of_nothing_makes_no_collection nothing_made
+ok names_cannot_steer_the_terminal odd_names
 ok add_a_folder adds
 ok add_again_is_a_no_op again
 ok add_replaces_what_changed changes
@@ -83,6 +87,15 @@ if [ -n "$smol" ]; then
   too_long() { run run "$smol" "x" -n 100000 --json; [ $code = 2 ] && json "'100000' in o['error']['message']"; }
   nll() { head -c 1200 README.md >"$work/t.txt"; run eval nll "$smol" "$work/t.txt" --ctx 128 --json; [ $code = 0 ] && json "o['tokens']>100 and 0<o['nll']<12"; }
   same_seed() { run run "$smol" "Once" -n 12 --temp 1 --seed 7 --json; cp "$work/out" "$work/a"; run run "$smol" "Once" -n 12 --temp 1 --seed 7 --json; python3 -c "import json; assert json.load(open('$work/a'))['ids']==json.load(open('$work/out'))['ids']"; }
+  stops() { python3 - "$maru" "$smol" "$work" <<'P'
+import signal, subprocess, sys, time
+p = subprocess.Popen([sys.argv[1], "run", sys.argv[2], "Once upon a time", "-n", "1500", "--ignore-end"], stdout=subprocess.PIPE)
+assert p.stdout.read(30)
+p.send_signal(signal.SIGINT)
+assert p.wait(60) == 8, p.returncode
+P
+  }
+  ok interrupted_run_says_so stops
   ok run_probs_json runs
   ok run_streams streams
   ok run_reads_standard_input stdin_prompt
