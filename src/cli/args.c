@@ -48,9 +48,9 @@ static err take(const option *o, const char *value)
     case OPT_STR:
     case OPT_MAYBE: *(const char **)o->to = value; return OK;
     case OPT_LIST: return list_put(o->to, value);
-    case OPT_I64: return str_i64(str_of(value), o->to) ? OK : err_new(ERR_INPUT, "%s %s: expected a whole number", o->name, value);
+    case OPT_I64: return str_i64(str_of(value), o->to) ? OK : err_new(ERR_INPUT, L("%s %s: 정수여야 합니다", "%s %s: expected a whole number"), o->name, value);
     case OPT_F64:
-        if (!str_f64(str_of(value), o->to) || !isfinite(*(double *)o->to)) return err_new(ERR_INPUT, "%s %s: expected a number", o->name, value);
+        if (!str_f64(str_of(value), o->to) || !isfinite(*(double *)o->to)) return err_new(ERR_INPUT, L("%s %s: 수여야 합니다", "%s %s: expected a number"), o->name, value);
         return OK;
     }
     return OK;
@@ -63,15 +63,15 @@ static err parse_option(const option *o, usize n, int argc, char **argv, int *i)
     usize len = equals ? (usize)(equals - word) : strlen(word);
     for (usize k = 0; k < n; k++) {
         if (!named_so(o[k].name, word, len)) continue;
-        if (o[k].kind == OPT_FLAG) return equals ? err_new(ERR_INPUT, "%s takes no value", o[k].name) : take(&o[k], NULL);
+        if (o[k].kind == OPT_FLAG) return equals ? err_new(ERR_INPUT, L("%s에는 값이 없습니다", "%s takes no value"), o[k].name) : take(&o[k], NULL);
         if (o[k].kind == OPT_MAYBE) return take(&o[k], equals ? equals + 1 : "");
         if (equals) return take(&o[k], equals + 1);
-        if (*i + 1 >= argc) return err_new(ERR_INPUT, "%s: expected %s after it", o[k].name, o[k].value);
+        if (*i + 1 >= argc) return err_new(ERR_INPUT, L("%s: 뒤에 %s이(가) 와야 합니다", "%s: expected %s after it"), o[k].name, o[k].value);
         TRY(take(&o[k], argv[++*i]));
         while (o[k].many && *i + 1 < argc && strncmp(argv[*i + 1], "--", 2)) TRY(take(&o[k], argv[++*i]));
         return OK;
     }
-    return err_new(ERR_INPUT, "unknown option %s: maru %s --help lists them", word, argv[0]);
+    return err_new(ERR_INPUT, L("모르는 선택 사항 %s: maru %s --help가 보여 줍니다", "unknown option %s: maru %s --help lists them"), word, argv[0]);
 }
 
 err cli_parse(cli *c, int argc, char **argv, const option *o, usize n, int least, int most)
@@ -100,10 +100,12 @@ err cli_parse(cli *c, int argc, char **argv, const option *o, usize n, int least
     log_set(c->quiet ? LOG_QUIET : verbose ? LOG_DEBUG : LOG_WARN);
     if ((int)c->arg.n < least || (int)c->arg.n > most) {
         const command *k = command_of(argv[0]);
-        return err_new(ERR_INPUT, "expected: maru %s %s (%zu words given)", k->name, k->args, c->arg.n);
+        return err_new(ERR_INPUT, L("이렇게 씁니다: maru %s %s (낱말 %zu개가 왔습니다)", "expected: maru %s %s (%zu words given)"), k->name, k->args, c->arg.n);
     }
     return OK;
 }
+
+err cli_missing(const char *o) { return err_new(ERR_INPUT, L("%s이(가) 없습니다", "%s is missing"), o); }
 
 err cli_file(const char *path, buf *out)
 {

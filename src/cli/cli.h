@@ -43,6 +43,7 @@ extern atomic_bool   cli_cancel;            /* set by SIGINT in commands that st
  * INPUT and says what was expected. Returns CANCELLED with an empty message after printing --help. */
 err  cli_parse(cli *, int argc, char **argv, const option *, usize n_options, int least, int most);
 #define PARSE(c, options, least, most) TRY(cli_parse(c, argc, argv, options, COUNT_OF(options), least, most))
+err  cli_missing(const char *option);        /* INPUT: "--in COLLECTION is missing" */
 err  cli_file(const char *path, buf *out);  /* "-": standard input, else the file */
 void cli_print(str);                        /* to standard output, as it is */
 void cli_shown(FILE *, const char *);       /* for a terminal: controls and malformed bytes, which names of files may hold, become '?' */

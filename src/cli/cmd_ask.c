@@ -82,7 +82,7 @@ err cmd_ask(cli *c, int argc, char **argv)
     bool        streamed = false;
     err         bad;
     PARSE(c, opt, 1, 1);
-    if (!in) return err_new(ERR_INPUT, "--in COLLECTION is missing");
+    if (!in) return cli_missing("--in COLLECTION");
     if (k < 0 || k > 32 || tokens < 0 || sentences < 0 || sentences > 10) return err_new(ERR_INPUT, "expected -k 1 to 32, -n at least 1, --sentences 1 to 10");
     TRY(search_options(mode, "blend", 0.5, 10, &o.search));
     TRY(collection_open(&col, in, COLLECTION_READ));
@@ -155,7 +155,7 @@ err cmd_calibrate(cli *c, int argc, char **argv)
     usize       n = 0;
     err         bad;
     PARSE(c, opt, 0, 1);
-    if (!in) return err_new(ERR_INPUT, "--in COLLECTION is missing");
+    if (!in) return cli_missing("--in COLLECTION");
     if (!(refuse > 0 && refuse < 1)) return err_new(ERR_INPUT, "--refuse %g: expected more than 0 and less than 1", refuse);
     TRY(collection_open(&col, in, COLLECTION_WRITE));
     if (c->arg.n) TRY_TO(done, questions_load(c->arg.v[0], &rows));

@@ -48,7 +48,7 @@ err cmd_add(cli *c, int argc, char **argv)
     char       *had = NULL;
     err         bad;
     PARSE(c, opt, 1, 1 << 20);
-    if (!to) return err_new(ERR_INPUT, "--to COLLECTION is missing");
+    if (!to) return cli_missing("--to COLLECTION");
     TRY(chunk_option(chunk, &o.chunk_tokens));
     if (strcmp(window, "mean") && strcmp(window, "best") && strcmp(window, "first")) return err_new(ERR_INPUT, "--window %s: expected mean, best or first", window);
     o.window = !strcmp(window, "first") ? WINDOW_FIRST : WINDOW_MEAN;
@@ -106,7 +106,7 @@ err cmd_remove(cli *c, int argc, char **argv)
     collection *col = NULL;
     i64         n = 0;
     PARSE(c, opt, 1, 1 << 20);
-    if (!from) return err_new(ERR_INPUT, "--from COLLECTION is missing");
+    if (!from) return cli_missing("--from COLLECTION");
     if (!c->arg.n) return OK;
     TRY(collection_open(&col, from, COLLECTION_READ)); /* a missing one is not made */
     collection_close(col);
@@ -150,7 +150,7 @@ err cmd_text(cli *c, int argc, char **argv)
     u32           start, end;
     err           bad;
     PARSE(c, opt, 1, 1);
-    if (!in) return err_new(ERR_INPUT, "--in COLLECTION is missing");
+    if (!in) return cli_missing("--in COLLECTION");
     TRY(collection_open(&col, in, COLLECTION_READ));
     TRY_TO(done, collection_document(col, c->arg.v[0], &doc, &info));
     if (!range_of(word, doc->n_chars, &start, &end)) {
@@ -226,7 +226,7 @@ err cmd_search(cli *c, int argc, char **argv)
     hits        h = {0};
     err         bad;
     PARSE(c, opt, 1, 1);
-    if (!in) return err_new(ERR_INPUT, "--in COLLECTION is missing");
+    if (!in) return cli_missing("--in COLLECTION");
     TRY(search_options(mode, fuse, weight, k, &o));
     o.owner = owner;
     o.filter = filter;

@@ -102,7 +102,7 @@ static err eval_retrieval(cli *c, int argc, char **argv)
     progress    p;
     err         bad;
     PARSE(c, opt, 2, 2);
-    if (!in) return err_new(ERR_INPUT, "--in COLLECTION is missing");
+    if (!in) return cli_missing("--in COLLECTION");
     TRY(search_options(mode, fuse, weight, k, &o));
     if (k > 500) return err_new(ERR_INPUT, "-k %lld: expected 1 to 500", (long long)k);
     TRY(questions_load(c->arg.v[1], &rows));
@@ -250,7 +250,7 @@ static err eval_answers(cli *c, int argc, char **argv)
     judged      j = {0};
     err         bad;
     PARSE(c, opt, 2, 2);
-    if (!in) return err_new(ERR_INPUT, "--in COLLECTION is missing");
+    if (!in) return cli_missing("--in COLLECTION");
     TRY(search_options(mode, "blend", 0.5, 10, &o.search));
     TRY(questions_load(c->arg.v[1], &rows));
     TRY_TO(done, collection_open(&col, in, COLLECTION_READ));

@@ -107,6 +107,6 @@ int main(int argc, char **argv)
     if (e.code) return fail(e, wants_json(argc, argv));
     for (usize i = 0; i < COUNT_OF(command_table); i++)
         if (!strcmp(argv[1], command_table[i].name)) return run(&command_table[i], argc - 1, argv + 1);
-    if (argv[1][0] == '-') return fail(err_new(ERR_INPUT, "%s before a command: expected maru COMMAND, then its options", argv[1]), wants_json(argc, argv));
-    return fail(err_new(ERR_INPUT, "no command \"%s\": maru --help lists them", argv[1]), wants_json(argc, argv));
+    if (argv[1][0] == '-') return fail(err_new(ERR_INPUT, L("%s이(가) 명령보다 앞에 있습니다: maru COMMAND 다음에 선택 사항을 씁니다", "%s before a command: expected maru COMMAND, then its options"), argv[1]), wants_json(argc, argv));
+    return fail(err_new(ERR_INPUT, L("\"%s\" 명령이 없습니다: maru --help가 보여 줍니다", "no command \"%s\": maru --help lists them"), argv[1]), wants_json(argc, argv));
 }
