@@ -85,7 +85,7 @@ engine_memory engine_memory_of(engine *e)
         (void)job_submit(e, &j);
         job_free(&j);
     }
-    engine_memory x = {.weights = m->packed_bytes ? m->packed_bytes : m->file_bytes, .scratch = atomic_load(&e->scratch)};
+    engine_memory x = {.weights = m->packed_bytes + m->mapped_bytes, .scratch = atomic_load(&e->scratch)};
     if (e->kv) {
         x.kv_per_token = model_kv_bytes_per_token(m, e->kv->type);
         x.kv = x.kv_per_token * (usize)(e->kv->n_pages * KV_PAGE);

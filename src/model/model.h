@@ -52,7 +52,7 @@ typedef struct {
     char            *query_prefix, *passage_prefix; /* what an embedder wants in front; "" when nothing */
     model_file      *file;
     i64              parameters;
-    usize            file_bytes, packed_bytes;
+    usize            file_bytes, packed_bytes, mapped_bytes; /* packed: copies made for the kernels; mapped: weights used where they are */
     sha256           id;                    /* of the file's head and size: names a model in stores and caches */
     void            *packed;
 } model;

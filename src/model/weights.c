@@ -40,7 +40,10 @@ static void bind(binder *b, model_weight *w, const char *name, i64 k, i64 n, int
     *w = (model_weight){.type = t->type, .k = k, .n = rows, .data = (void *)(uintptr_t)t->data};
     snprintf(w->name, sizeof w->name, "%s", name);
     b->m->parameters += k * rows;
-    if (!wants_pack(t, flags)) return;
+    if (!wants_pack(t, flags)) {
+        b->m->mapped_bytes += dtype_row_bytes(t->type, k) * (usize)rows;
+        return;
+    }
     w->lay = LAYOUT_R8;
     b->pack_bytes += (weight_bytes(t->type, LAYOUT_R8, k, rows) + 63) / 64 * 64;
     if (!vec_grow((void **)&b->job, &b->cap_jobs, b->n_jobs + 1, sizeof *b->job)) b->bad = err_new(ERR_NOMEM, "out of memory while binding weights");
