@@ -36,6 +36,7 @@ typedef struct {
     term_set own, around;                   /* its terms; those of what is above it and of its header */
     claims   facts;
     float    cover, cosine, score;          /* by units_score */
+    float    likely; bool weighed;          /* by units_likely */
 } unit;
 typedef struct {
     arena *mem;
@@ -62,6 +63,11 @@ err  units_score(keyword_index *, engine *embedder, const char *question, const 
 float answerable_of(const signals *);       /* logistic, [0,1] */
 err  extract_answer(collection *, const units *, const hits *, int sentences, answer *);
 
+/* ---- how likely a text makes the question (likely.c) ----------------------------------------------------------------------------- */
+/* Of the `most` best units: mean over the question's tokens of ln p(token | unit) - ln p(token | no unit); their scores change, so that
+ * the order of units is by it. *best: the largest, 0 when the model could not be asked. */
+err units_likely(engine *, session *, const char *question, const atomic_bool *cancel, units *, usize most, float *best);
+
 /* ---- alignment (cite.c) --------------------------------------------------------------------------------------------------------- */
 typedef struct {
     collection    *c;
@@ -75,15 +81,20 @@ err  cite_range(collection *, const hits *, int passage, u32 start, u32 end, cit
 void answer_sentence_clear(answer_sentence *);
 
 /* ---- the prompt (augment.c) ------------------------------------------------------------------------------------------------------ */
-err  augment_prompt(const model *, const char *question, const hits *, const units *, int passages, i64 max_tokens, const char *written, ids *out); /* written: an answer; asks back whether it is there */
+err  augment_prompt(const model *, const char *question, const hits *, const units *, int passages, i64 max_tokens, ids *out);
+
+/* a conversation as tokens, up to where the assistant begins; in plain words for a model without a template that takes it */
+err augment_turns(const model *, const chat_message *, usize n, bool korean, ids *out);
+/* what stands above a unit, its lead and its column names, a line each */
+void unit_context(const units *, const unit *, buf *out);
 
 /* ---- thresholds (answer.c) ------------------------------------------------------------------------------------------------------- */
 #define META_THRESHOLD "threshold"
 #define META_THRESHOLD_BEFORE_MODEL "threshold_before_model" /* a low bar: the model is asked in doubt */
 #define META_THRESHOLD_AFTER "threshold_after"
 typedef struct {
+    float likely;                           /* of the question, by the best unit */
     float least, mean;                      /* token log-probabilities */
-    float agree;                            /* ln of p(yes)/p(no), asked back whether the answer is in the passages */
     float verified, support;                /* share of sentences, mean support of the cited spans */
 } evidence;
 float answerable_with(float before, const evidence *); /* [0,1] */

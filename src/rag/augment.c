@@ -239,6 +239,13 @@ static err render_plain(const model *m, const chat_message *msg, usize n, bool i
     return bad;
 }
 
+err augment_turns(const model *m, const chat_message *msg, usize n, bool is_korean, ids *out)
+{
+    if (m->chat && !render(m, msg, n, out).code) return OK;
+    out->n = 0;
+    return render_plain(m, msg, n, is_korean, out);
+}
+
 /* The roles' marks of the question are taken out of what documents and people write: control tokens are parsed in the whole text.
  */
 static err without_marks(const model *m, str s, buf *out)
@@ -255,20 +262,12 @@ static err without_marks(const model *m, str s, buf *out)
     return bad;
 }
 
-typedef struct {
-    const char *last, *written, *check;
-} ending; /* the question's turn; what was answered and is asked back, or NULL */
-
-static err render_turns(const model *m, const turn *turns, const ending *x, bool is_korean, ids *out)
+static err render_turns(const model *m, const turn *turns, const char *last, bool is_korean, ids *out)
 {
-    chat_message msg[TURNS + 3];
+    chat_message msg[TURNS + 1];
     usize n = TURNS;
     for (usize i = 0; i < TURNS; i++) msg[i] = (chat_message){turns[i].role, turns[i].text, NULL};
-    msg[n++] = (chat_message){"user", x->last, NULL};
-    if (x->written) {
-        msg[n++] = (chat_message){"assistant", x->written, NULL};
-        msg[n++] = (chat_message){"user", x->check, NULL};
-    }
+    msg[n++] = (chat_message){"user", last, NULL};
     if (!m->chat) return render_plain(m, msg, n, is_korean, out);
     err bad = render(m, msg, n, out);
     if (!bad.code) return OK;
@@ -282,8 +281,7 @@ static err render_turns(const model *m, const turn *turns, const ending *x, bool
     return again.code ? render_plain(m, msg, n, is_korean, out) : OK;
 }
 
-err augment_prompt(const model *m, const char *question, const hits *h, const units *us, int passages, i64 max_tokens,
-                   const char *written, ids *out)
+err augment_prompt(const model *m, const char *question, const hits *h, const units *us, int passages, i64 max_tokens, ids *out)
 {
     bool is_korean = question_korean(str_of(question));
     const turn *turns = is_korean ? korean : english;
@@ -294,8 +292,7 @@ err augment_prompt(const model *m, const char *question, const hits *h, const un
     buf_fmt(&tail, "\n%s: %s", is_korean ? "질문" : "Question", question);
     if (question_asks_figure(str_of(question)))
         buf_puts(&tail, is_korean ? " (숫자와 단위를 넣어 답하세요.)" : " (Answer with the number and its unit.)");
-    if (!bad.code)
-        bad = render_turns(m, turns, &(ending){.last = buf_cstr(&tail)}, is_korean, out); /* how much is left for passages */
+    if (!bad.code) bad = render_turns(m, turns, buf_cstr(&tail), is_korean, out); /* how much is left for passages */
     i64 budget = i64_min(BUDGET, m->h.n_ctx - max_tokens - 8);
     i64 left = i64_max(budget - (i64)out->n - 16 * passages, i64_min(LEAST_PASSAGES, m->h.n_ctx - max_tokens - (i64)out->n - 64));
     out->n = 0;
@@ -306,10 +303,7 @@ err augment_prompt(const model *m, const char *question, const hits *h, const un
     buf_str(&text, buf_view(&tail));
     if (!bad.code) bad = buf_error(&text);
     if (!bad.code) bad = without_marks(m, buf_view(&text), &clean);
-    ending x = {buf_cstr(&clean), written,
-                is_korean ? "이 답이 자료에 그대로 적혀 있습니까? 예 또는 아니오로만 답하세요."
-                          : "Is this answer written in the passages? Reply only yes or no."};
-    if (!bad.code) bad = render_turns(m, turns, &x, is_korean, out);
+    if (!bad.code) bad = render_turns(m, turns, buf_cstr(&clean), is_korean, out);
     buf_free(&tail);
     buf_free(&text);
     buf_free(&clean);

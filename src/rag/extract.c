@@ -130,8 +130,7 @@ static bool has_new_figure(const asking *a, const unit *u)
     return false;
 }
 
-/* a unit as it is embedded: what stands above it, its column names, itself */
-static err embedded_text(const units *us, const unit *u, buf *out)
+void unit_context(const units *us, const unit *u, buf *out)
 {
     str above = u->above;
     i64 nl;
@@ -147,6 +146,12 @@ static err embedded_text(const units *us, const unit *u, buf *out)
         buf_str(out, us->u[u->header].text);
         buf_byte(out, '\n');
     }
+}
+
+/* a unit as it is embedded: with what is needed to know what it is about */
+static err embedded_text(const units *us, const unit *u, buf *out)
+{
+    unit_context(us, u, out);
     buf_str(out, u->text);
     return buf_error(out);
 }
