@@ -41,7 +41,7 @@ void sequence_drop(pages *, sequence *);            /* gives the pages back (the
 
 /* ---- jobs ---- */
 typedef struct job job;
-typedef struct { i32 id; float logprob; char *text; usize text_len; top_token *top; } event;
+typedef struct { i32 id; float logprob; char *text; usize text_len; top_token *top; int n_top; } event;
 struct job {
     enum { JOB_GENERATE, JOB_EMBED, JOB_CLOSE, JOB_PLAN /* only makes the largest plan, so that its size is known */ } kind;
     const gen_request *req;                 /* borrowed from the waiting caller */

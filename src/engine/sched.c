@@ -192,7 +192,8 @@ static err token_event(engine *e, job *j, i32 id, const float *logits, bool last
     ev.text = mem_strndup(j->held.p ? j->held.p : "", ready);
     bool ok = ev.text && !j->held.bad;
     if (ok && ready) memmove(j->held.p, j->held.p + ready, j->held.n - ready), j->held.n -= ready;
-    if (ok && j->req->n_top) ok = (ev.top = top_of(logits, n, (int)i64_min(j->req->n_top, n), lse)) != NULL;
+    ev.n_top = (int)i64_min(j->req->n_top, n); /* a small vocabulary has no thousand */
+    if (ok && ev.n_top) ok = (ev.top = top_of(logits, n, ev.n_top, lse)) != NULL;
     if (ok && event_push(j, &ev)) return OK;
     mem_free(ev.text);
     mem_free(ev.top);

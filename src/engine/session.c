@@ -52,7 +52,7 @@ static err deliver(job *j)
         if (j->read_ev < j->n_ev) {
             event ev = j->ev[j->read_ev++];
             pthread_mutex_unlock(&j->lock);
-            gen_token t = {.id = ev.id, .logprob = ev.logprob, .text = {ev.text, ev.text_len}, .top = ev.top, .n_top = ev.top ? j->req->n_top : 0};
+            gen_token t = {.id = ev.id, .logprob = ev.logprob, .text = {ev.text, ev.text_len}, .top = ev.top, .n_top = ev.n_top};
             if (!atomic_load(&j->cancelled) && j->req->token) { /* once it is cancelled, nothing that was on the way is heard of */
                 bad = j->req->token(j->req->ctx, &t);
                 if (bad.code) atomic_store(&j->cancelled, true);

@@ -260,6 +260,33 @@ static void one_request_per_session(void **state)
     engine_close(e);
 }
 
+static err all_tokens(void *ctx, const gen_token *t)
+{
+    double sum = 0;
+    assert_int_equal(t->n_top, 304); /* the whole vocabulary */
+    for (int i = 0; i < t->n_top; i++) {
+        sum += (double)t->top[i].p;
+        if (i) assert_true(t->top[i].logprob <= t->top[i - 1].logprob);
+        if (t->top[i].id == t->id) assert_true(t->top[i].logprob == t->logprob);
+    }
+    assert_true(fabs(sum - 1) < 1e-5);
+    ++*(int *)ctx;
+    return OK;
+}
+
+static void more_likeliest_than_tokens(void **state)
+{
+    (void)state;
+    engine  *e = open_with(0, 0, 1);
+    session *s;
+    int      n = 0;
+    assert_ok(session_open(&s, e, 1));
+    assert_ok(session_generate(s, &(gen_request){.ids = (i32[]){5, 6}, .n = 2, .max_tokens = 4, .n_top = 1000, .ignore_end = true, .sample = {.top_p = 1, .repeat_penalty = 1}, .token = all_tokens, .ctx = &n}, NULL));
+    assert_int_equal(n, 4);
+    session_close(s);
+    engine_close(e);
+}
+
 /* everything at once, for a second: what comes out is right, and nothing is left */
 typedef struct { engine *e; int number; const talker *want; i64 done; } worker;
 enum { WORKERS = 6, KINDS = 7 };
@@ -316,7 +343,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(more_than_the_cache_holds),   cmocka_unit_test(scores_find_room),           cmocka_unit_test(closed_while_running),
         cmocka_unit_test(sessions_outlive_the_engine), cmocka_unit_test(cancelled_by_a_slow_reader), cmocka_unit_test(one_request_per_session),
-        cmocka_unit_test(everything_at_once),
+        cmocka_unit_test(more_likeliest_than_tokens),  cmocka_unit_test(everything_at_once),
     };
     return cmocka_run_group_tests_name("lifetime", tests, make_model, drop_model);
 }
