@@ -171,6 +171,30 @@ static void reference_mode_agrees(void **state)
     cpu_force(cpu_best(), false);
 }
 
+/* extents that fill no vector and no block of eight rows */
+static void odd_shapes_run(void **state)
+{
+    (void)state;
+    static const struct { i64 width, heads, kv, ff, layers; } shapes[] = {{2, 1, 1, 1, 1}, {6, 3, 1, 7, 2}, {70, 7, 7, 33, 2}, {40, 2, 1, 95, 1}, {36, 6, 2, 13, 3}, {130, 13, 1, 257, 1}};
+    static const dtype kinds[] = {F32, F16, BF16};
+    for (usize i = 0; i < COUNT_OF(shapes); i++)
+        for (usize k = 0; k < COUNT_OF(kinds); k++) {
+            tiny t = tiny_of("llama", kinds[k]);
+            t.width = shapes[i].width, t.n_head = shapes[i].heads, t.n_kv = shapes[i].kv, t.n_ff = shapes[i].ff, t.n_layer = shapes[i].layers, t.n_vocab = 307;
+            row    r[12];
+            i64    n = rows_of(r, 1, -1, tokens, 12);
+            model *m = open_tiny(&t);
+            float *x = forward(m, r, n, NULL, NULL, 0);
+            cpu_force(cpu_best(), true);
+            float *y = forward(m, r, n, NULL, NULL, 0);
+            cpu_force(cpu_best(), false);
+            if (!(apart(x, y, n * t.n_vocab) <= 0.02)) /* F16 keys and values against F32 */
+                fail_msg("shape %zu %s: %g apart", i, dtype_table[kinds[k]].name, apart(x, y, n * t.n_vocab));
+            free(x), free(y);
+            model_close(m);
+        }
+}
+
 typedef struct { i32 id[64]; usize n; } said;
 static err on_token(void *ctx, const gen_token *t)
 {
@@ -680,7 +704,7 @@ static void requests_without_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(decoders_run),        cmocka_unit_test(reference_mode_agrees),   cmocka_unit_test(engine_says_the_same),
+        cmocka_unit_test(decoders_run),        cmocka_unit_test(odd_shapes_run), cmocka_unit_test(reference_mode_agrees),   cmocka_unit_test(engine_says_the_same),
         cmocka_unit_test(encoder_runs),        cmocka_unit_test(adapters_as_merged),      cmocka_unit_test(given_vectors_as_tokens),
         cmocka_unit_test(hostile_models),      cmocka_unit_test(more_tokens_than_rows),   cmocka_unit_test(files_that_are_none),
         cmocka_unit_test(a_template_that_cannot_be_read), cmocka_unit_test(hostile_sizes), cmocka_unit_test(context_is_the_models),
