@@ -328,8 +328,8 @@ static err refuse_after(answer *a, const char *question, float likely)
  */
 static err thresholds(collection *c, const ask_opts *o, answer *a)
 {
-    TRY(threshold_of(c, o->model ? META_THRESHOLD_BEFORE_MODEL : META_THRESHOLD,
-                     o->model ? DEFAULT_BEFORE_MODEL : DEFAULT_THRESHOLD, &a->threshold));
+    a->threshold = DEFAULT_BEFORE_MODEL;
+    if (!o->model) TRY(threshold_of(c, META_THRESHOLD, DEFAULT_THRESHOLD, &a->threshold));
     TRY(threshold_of(c, META_THRESHOLD_AFTER, DEFAULT_AFTER, &a->threshold_after));
     if (o->threshold_given && o->model)
         a->threshold_after = o->threshold, a->threshold = o->threshold < a->threshold ? o->threshold : a->threshold;

@@ -90,7 +90,6 @@ void unit_context(const units *, const unit *, buf *out);
 
 /* ---- thresholds (answer.c) ------------------------------------------------------------------------------------------------------- */
 #define META_THRESHOLD "threshold"
-#define META_THRESHOLD_BEFORE_MODEL "threshold_before_model" /* a low bar: the model is asked in doubt */
 #define META_THRESHOLD_AFTER "threshold_after"
 typedef struct {
     float likely;                           /* of the question, by the best unit */

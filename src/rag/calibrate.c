@@ -27,15 +27,13 @@ static const err no_memory = {ERR_NOMEM, "out of memory"};
 
 typedef struct {
     double *yes, *no; /* scores of answerable and unanswerable questions */
-    double *before;   /* of the answerable, by retrieval alone */
-    usize n_yes, n_no, n_before, cap_yes, cap_no, cap_before;
+    usize n_yes, n_no, cap_yes, cap_no;
 } scores;
 
 static void scores_free(scores *s)
 {
     mem_free(s->yes);
     mem_free(s->no);
-    mem_free(s->before);
 }
 
 static err score(collection *c, const char *question, const ask_opts *o, const hidden *x, bool answerable, scores *s)
@@ -45,11 +43,11 @@ static err score(collection *c, const char *question, const ask_opts *o, const h
     always.always_answer = true;
     always.stream = NULL;
     TRY(answer_ask(c, question, &always, x, &a));
-    double v = (double)(o->model ? a.answerable_after : a.answerable), before = (double)a.answerable;
+    double v = (double)(o->model ? a.answerable_after : a.answerable);
     answer_free(&a);
     if (o->cancel && atomic_load(o->cancel)) return err_new(ERR_CANCELLED, "interrupted");
     if (!answerable) return VEC_PUSH(s->no, s->n_no, s->cap_no, v) ? OK : no_memory;
-    return VEC_PUSH(s->yes, s->n_yes, s->cap_yes, v) && VEC_PUSH(s->before, s->n_before, s->cap_before, before) ? OK : no_memory;
+    return VEC_PUSH(s->yes, s->n_yes, s->cap_yes, v) ? OK : no_memory;
 }
 
 /* ---- questions from the collection

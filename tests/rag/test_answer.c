@@ -200,10 +200,46 @@ static void writing(void **state)
     engine_close(e);
 }
 
+/* the sentence that was asked about makes the question likelier than any other does; a question about nothing here gains nothing
+ */
+static void likelihood(void **state)
+{
+    fixture_set *f = *state;
+    const char *path = test_model("smollm2-135m.gguf");
+    static const char *const questions[] = {"How long may a kayak be kept?", "Which astronaut repaired the telescope?"};
+    float best[2];
+    engine *e = NULL;
+    session *s = NULL;
+    SKIP_WITHOUT(path, "smollm2-135m.gguf");
+    assert_ok(engine_open(&e, path, &(engine_opts){.threads = 2, .kv_tokens = 2048, .max_seqs = 2}));
+    assert_ok(session_open(&s, e, 0));
+    for (usize i = 0; i < 2; i++) {
+        hits h;
+        units u;
+        signals sig;
+        keyword_index *k;
+        usize top = 0;
+        assert_ok(collection_search(f->c, "kayak canoe gate warden", &(search_opts){.k = 4}, &h));
+        assert_ok(collection_keyword(f->c, &k));
+        assert_ok(units_of(f->c, &h, h.n, &u));
+        assert_ok(units_score(k, NULL, questions[i], &h, &u, &sig));
+        assert_ok(units_likely(e, s, questions[i], NULL, &u, 4, &best[i]));
+        for (usize x = 0; x < u.n; x++)
+            if (u.u[x].weighed && u.u[x].likely > u.u[top].likely) top = x;
+        if (!i) assert_non_null(strstr(u.u[top].text.p, "kept for six hours"));
+        units_free(&u);
+        hits_free(&h);
+    }
+    assert_true(best[0] > 0.5f && best[0] > best[1] + 0.5f);
+    session_close(s);
+    engine_close(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(quoting),      cmocka_unit_test(refusing),
                                        cmocka_unit_test(signals_rank), cmocka_unit_test(plain_questions),
-                                       cmocka_unit_test(calibrating),  cmocka_unit_test(writing)};
+                                       cmocka_unit_test(calibrating),  cmocka_unit_test(likelihood),
+                                       cmocka_unit_test(writing)};
     return cmocka_run_group_tests(tests, fixture_open, fixture_close);
 }
