@@ -110,9 +110,16 @@ size:
 	@tools/size.sh
 format:
 	clang-format -i $$(git ls-files 'src/*.c' 'src/*.h' 'tests/*.c' 'bench/*.c')
-install: $(BUILD)/maru
+# the archive for others: one object in which only maru_* can be seen, so that names inside cannot clash with a program's own
+$(BUILD)/public/libmaru.a: $(BUILD)/libmaru.a
+	@mkdir -p $(@D)
+	$(Q)$(LD) -r --whole-archive -o $(BUILD)/public/maru.o $<
+	$(Q)objcopy --wildcard --keep-global-symbol='maru_*' $(BUILD)/public/maru.o
+	@rm -f $@
+	$(Q)ar rcs $@ $(BUILD)/public/maru.o
+install: $(BUILD)/maru $(BUILD)/public/libmaru.a
 	install -Dm755 $(BUILD)/maru $(DESTDIR)$(PREFIX)/bin/maru
-	install -Dm644 $(BUILD)/libmaru.a $(DESTDIR)$(PREFIX)/lib/libmaru.a
+	install -Dm644 $(BUILD)/public/libmaru.a $(DESTDIR)$(PREFIX)/lib/libmaru.a
 	install -Dm644 include/maru.h $(DESTDIR)$(PREFIX)/include/maru.h
 clean:
 	rm -rf $(BUILD)
