@@ -8,7 +8,8 @@
 #include <jansson.h>
 #include <stdlib.h>
 
-enum { ADD_VERSION = 1 /* of what is stored of a document: a new one adds everything again */, BATCH_CHUNKS = 64, BATCH_BYTES = 8 << 20 };
+enum { ADD_VERSION = 1 /* of what is stored of a document: a new one adds everything again */, BATCH_BYTES = 8 << 20 };
+enum { BATCH_EMBEDDED = 64, BATCH_PLAIN = 512 /* chunks: what a kill may cost */ };
 enum { CHUNK_TOKENS = 320, WINDOW_RESERVE = 80 /* tokens of the window that what stands above a chunk and the prefix may take */ };
 
 /* ---- files ------------------------------------------------------------------------------------------------------------------------- */
@@ -201,7 +202,7 @@ static err take(loading *l, item *m)
     l->kept = true;
     TRY(push_item(a, m));
     *m = (item){0};
-    return a->n_chunks >= BATCH_CHUNKS || a->n_bytes >= BATCH_BYTES ? flush(a) : OK;
+    return a->n_chunks >= (a->dim ? BATCH_EMBEDDED : BATCH_PLAIN) || a->n_bytes >= BATCH_BYTES ? flush(a) : OK;
 }
 
 static err take_document(void *ctx, loaded *d)

@@ -46,5 +46,5 @@ typedef struct {
 void item_free(item *);
 err  add_cancelled(const adding *);
 err  embed_batch(adding *);                 /* vectors of every new chunk; nothing without an embedder */
-err  keep_batch(adding *);                  /* each item is one transaction; the batch is empty afterwards */
+err  keep_batch(adding *);                  /* in one transaction; the batch is empty afterwards */
 #endif

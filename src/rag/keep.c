@@ -1,5 +1,5 @@
-/* rag/keep.c - STORE: a batch of loaded, split and embedded documents into the collection, each in its own transaction, and the
- * end of each file: documents that the file no longer has go, and the file counts as done. */
+/* rag/keep.c - STORE: a batch of loaded, split and embedded documents into the collection, in one transaction, and the end of each
+ * file: documents that the file no longer has go, and the file counts as done. */
 #include "rag/add.h"
 
 void item_free(item *m)
@@ -188,31 +188,48 @@ static err keep_end(adding *a, const source *f, i64 *removed)
 }
 
 /* ---- the batch ----------------------------------------------------------------------------------------------------------------------------- */
-static err keep_item(adding *a, const item *m)
+typedef struct { i64 added, updated, moved, removed, chunks; } tally;
+
+static err keep_item(adding *a, const item *m, tally *t)
 {
     bool updated = false;
     i64 removed = 0;
-    TRY(store_begin(a->c, true));
-    err bad = m->kind == ITEM_NEW ? keep_new(a, m, &updated) : m->kind == ITEM_MOVED ? keep_moved(a, m) : keep_end(a, m->from, &removed);
-    TRY(store_end(a->c, bad));
-    add_result *r = a->r;
-    a->changed |= updated || removed || m->kind == ITEM_MOVED;
-    r->removed += removed;
-    if (m->kind == ITEM_NEW) {
-        a->fix_embedder = false;
-        r->chunks += (i64)m->n_chunks;
-        if (updated) r->updated++;
-        else r->added++;
+    if (m->kind == ITEM_END) {
+        TRY(keep_end(a, m->from, &removed));
+        t->removed += removed;
+    } else if (m->kind == ITEM_MOVED) {
+        TRY(keep_moved(a, m));
+        t->moved++;
+    } else {
+        TRY(keep_new(a, m, &updated));
+        t->added += !updated, t->updated += updated;
+        t->chunks += (i64)m->n_chunks;
     }
-    r->unchanged += m->kind == ITEM_MOVED;
     return OK;
 }
 
+static void count(adding *a, const tally *t)
+{
+    add_result *r = a->r;
+    r->added += t->added;
+    r->updated += t->updated;
+    r->unchanged += t->moved;
+    r->removed += t->removed;
+    r->chunks += t->chunks;
+    a->changed |= t->updated || t->moved || t->removed;
+    if (t->added || t->updated) a->fix_embedder = false;
+}
+
+/* One transaction: small documents would otherwise write the same pages of the log over and over. */
 err keep_batch(adding *a)
 {
-    err bad = OK;
-    usize done = 0;
-    for (; done < a->n && !bad.code; done++) bad = keep_item(a, &a->item[done]);
+    tally t = {0};
+    err bad = a->n ? store_begin(a->c, true) : OK;
+    if (a->n && !bad.code) {
+        for (usize i = 0; i < a->n && !bad.code; i++) bad = keep_item(a, &a->item[i], &t);
+        bad = store_end(a->c, bad);
+    }
+    if (!bad.code) count(a, &t);
     for (usize i = 0; i < a->n; i++) item_free(&a->item[i]);
     a->n = 0;
     a->n_chunks = a->n_bytes = 0;

@@ -35,8 +35,8 @@ typedef struct {
     add_failure *failed; usize n_failed;
     double seconds;
 } add_result;                                               /* owned: add_result_free */
-/* Files, and folders with all below. Each document is one transaction: after a kill the store holds whole documents only, and the
- * same call completes the work. A file whose content and options are as before is skipped unread; of a JSONL file added again only
+/* Files, and folders with all below. A document is stored whole or not at all: after a kill the same call completes
+ * the work. A file whose content and options are as before is skipped unread; of a JSONL file added again only
  * changed lines are done, and lines it no longer has are removed. What fails is in failed[]; an error when nothing else was there. */
 err  collection_add(collection *, const char *const *paths, usize n, const add_opts *, add_result *);
 void add_result_free(add_result *);

@@ -23,13 +23,16 @@ typedef struct {
     u32      before;
 } meter;
 
+static u32 next_char(str s, usize *at) { return (u8)s.p[*at] < 0x80 ? (u8)s.p[(*at)++] : utf8_next(s, at); }
+
 static run_kind kind_of(u32 c)
 {
     if (c < 0x80) {
-        if ((c | 32) >= 'a' && (c | 32) <= 'z') return RUN_LATIN;
-        if (c >= '0' && c <= '9') return RUN_DIGIT;
-        return c == ' ' || (c >= '\t' && c <= '\r') ? RUN_SPACE : RUN_MARK;
+        if ((c | 32) - 'a' < 26) return RUN_LATIN;
+        if (c - '0' < 10) return RUN_DIGIT;
+        return c == ' ' || c - '\t' < 5 ? RUN_SPACE : RUN_MARK;
     }
+    if (c >= 0xAC00 && c <= 0xD7A3) return RUN_HANGUL;
     if (text_is_hangul(c)) return RUN_HANGUL;
     if (text_is_han(c) || (c >= 0x3040 && c <= 0x30FF)) return RUN_HAN;
     if (text_is_space(c)) return RUN_SPACE;
@@ -58,7 +61,7 @@ static void meter_add(meter *m, u32 c)
 static i64 cost_of(str s)
 {
     meter m = {0};
-    for (usize at = 0; at < s.n;) meter_add(&m, utf8_next(s, &at));
+    for (usize at = 0; at < s.n;) meter_add(&m, next_char(s, &at));
     return m.sum;
 }
 
@@ -139,7 +142,7 @@ static usize words_end(str s, i64 limit)
     meter m = {0};
     for (usize at = 0; at < s.n;) {
         usize here = at;
-        u32 before = m.before, c = utf8_next(s, &at);
+        u32 before = m.before, c = next_char(s, &at);
         run_kind was = m.was;
         meter_add(&m, c);
         if (m.was == RUN_SPACE && was != RUN_SPACE && here) best = here, cut = 0;

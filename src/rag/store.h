@@ -1,8 +1,8 @@
 /* rag/store.h - inside of a collection: its tables, every SQL statement, and what store.c, documents.c, add.c and retrieve.c
  * share. Nobody else speaks SQL.
  *
- * A document is one transaction: its row, body, chunks and vectors, and the generation that tells the indexes that they are
- * old. A file is a version of a path (path and hash): while a changed JSONL file is being added again its old and its new
+ * A document is stored in one transaction: its row, body, chunks and vectors, and the generation that tells the indexes that they
+ * are old. A file is a version of a path (path and hash): while a changed JSONL file is being added again its old and its new
  * version are both there, and each document belongs to the one that its map points into. */
 #ifndef MARU_RAG_STORE_H
 #define MARU_RAG_STORE_H
