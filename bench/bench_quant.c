@@ -95,11 +95,12 @@ static void measure(const job *j, const kern *kn)
     int block = (int)i64_max((i64)(L2_BYTES / xq_bytes(j->k)) / 4 * 4, 8), n = kn->level == CPU_GENERIC ? 20 : SLICES;
     i64 few = per, hot = i64_max(1, 1 << 21 / (j->k * block)); /* few columns: cold weights again */
     for (int i = 0; i < n; i++) {
-        t[0][i] = slice_read(j, at, at + per), at = at + 2 * per > groups ? 0 : at + per;
-        t[1][i] = slice_one(j, kn, at, at + per), at = at + 2 * per > groups ? 0 : at + per;
-        t[2][i] = slice_columns(j, kn, at, at + few / 4 + 1, 4), at = at + 2 * per > groups ? 0 : at + per;
-        t[3][i] = slice_columns(j, kn, at, at + 1, 16) / 16, at = at + 2 * per > groups ? 0 : at + per;
-        t[4][i] = slice_columns(j, kn, at, at + hot, block) / (double)hot / block, at = at + 2 * per > groups ? 0 : at + per;
+        t[0][i] = slice_read(j, at, at + per), at = at + 2 * per + 8 > groups ? 0 : at + per;
+        t[1][i] = slice_one(j, kn, at, at + per), at = at + 2 * per + 8 > groups ? 0 : at + per;
+        t[2][i] = slice_columns(j, kn, at, at + few / 4 + 1, 4), at = at + 2 * per + 8 > groups ? 0 : at + per;
+        t[3][i] = slice_columns(j, kn, at, at + few / 16 + 8, 16) / (double)(few / 16 + 8) / 16,
+        at = at + 2 * per + 8 > groups ? 0 : at + per;
+        t[4][i] = slice_columns(j, kn, at, at + hot, block) / (double)hot / block, at = at + 2 * per + 8 > groups ? 0 : at + per;
     }
     double bytes = (double)group * (double)per / 1e9, macs = (double)j->k * 8 / 1e9;
     double rd = tenth(t[0], n), one = tenth(t[1], n), four = tenth(t[2], n);

@@ -35,102 +35,103 @@ static void nibbles_out(const u8 v[4][32], int lane, u8 codes[32])
 }
 
 /* ---- one block of one row: in from the file's form, and out as floats; i is the block's index along k ---------------------- */
-static u16 *head_at(u8 *group, i64 i) { return (u16 *)(void *)group + 8 * i; }
-static float head_value(const u8 *group, i64 i, int lane) { return f16_to_f32(((const u16 *)(const void *)group)[8 * i + lane]); }
+static u16 *scales_at(dtype t, u8 *group, i64 i) { return (u16 *)(void *)(group + r8_scales(t, i)); }
+static float scale_of(dtype t, const u8 *group, i64 i, int lane)
+{
+    return f16_to_f32(((const u16 *)(const void *)(group + r8_scales(t, i)))[lane]);
+}
 
-static void in_q8_0(u8 *g, i64 k, int lane, i64 i, const void *from)
+static void in_q8_0(u8 *g, int lane, i64 i, const void *from)
 {
     const block_q8_0 *b = from;
-    u8 *v = g + r8_head(Q8_0, k) + 256 * i;
-    head_at(g, i)[lane] = half_get(b->d);
+    u8 *v = g + r8_values(Q8_0, i);
+    scales_at(Q8_0, g, i)[lane] = half_get(b->d);
     for (int q = 0; q < 8; q++) memcpy(v + 32 * q + 4 * lane, b->q + 4 * q, 4);
 }
-static void out_q8_0(const u8 *g, i64 k, int lane, i64 i, float *dst)
+static void out_q8_0(const u8 *g, int lane, i64 i, float *dst)
 {
-    const u8 *v = g + r8_head(Q8_0, k) + 256 * i;
-    float d = head_value(g, i, lane);
+    const u8 *v = g + r8_values(Q8_0, i);
+    float d = scale_of(Q8_0, g, i, lane);
     i8 w[Q32];
     for (int q = 0; q < 8; q++) memcpy(w + 4 * q, v + 32 * q + 4 * lane, 4);
     values_signed(w, Q32, d, dst);
 }
 
-static void in_q4_0(u8 *g, i64 k, int lane, i64 i, const void *from)
+static void in_q4_0(u8 *g, int lane, i64 i, const void *from)
 {
     const block_q4_0 *b = from; /* its nibbles pair value i with i + 16 already: 4 words move as they are */
-    u8 *v = g + r8_head(Q4_0, k) + 128 * i;
-    head_at(g, i)[lane] = half_get(b->d);
+    u8 *v = g + r8_values(Q4_0, i);
+    scales_at(Q4_0, g, i)[lane] = half_get(b->d);
     for (int p = 0; p < 4; p++) word_put(v + 32 * p, lane, quad(b->q, p));
 }
-static void out_q4_0(const u8 *g, i64 k, int lane, i64 i, float *dst)
+static void out_q4_0(const u8 *g, int lane, i64 i, float *dst)
 {
     u8 codes[Q32];
-    nibbles_out((const u8(*)[32])(g + r8_head(Q4_0, k) + 128 * i), lane, codes);
-    values_offset(codes, Q32, head_value(g, i, lane), 8, dst);
+    nibbles_out((const u8(*)[32])(g + r8_values(Q4_0, i)), lane, codes);
+    values_offset(codes, Q32, scale_of(Q4_0, g, i, lane), 8, dst);
 }
 
-static void in_q4_1(u8 *g, i64 k, int lane, i64 i, const void *from)
+static void in_q4_1(u8 *g, int lane, i64 i, const void *from)
 {
     const block_q4_1 *b = from;
-    u8 *v = g + r8_head(Q4_1, k) + 128 * i;
-    head_at(g, 2 * i)[lane] = half_get(b->d), head_at(g, 2 * i + 1)[lane] = half_get(b->m);
+    u8 *v = g + r8_values(Q4_1, i);
+    scales_at(Q4_1, g, i)[lane] = half_get(b->d), scales_at(Q4_1, g, i)[lane + 8] = half_get(b->m);
     for (int p = 0; p < 4; p++) word_put(v + 32 * p, lane, quad(b->q, p));
 }
-static void out_q4_1(const u8 *g, i64 k, int lane, i64 i, float *dst)
+static void out_q4_1(const u8 *g, int lane, i64 i, float *dst)
 {
     u8 codes[Q32];
-    nibbles_out((const u8(*)[32])(g + r8_head(Q4_1, k) + 128 * i), lane, codes);
-    values_plus(codes, Q32, head_value(g, 2 * i, lane), head_value(g, 2 * i + 1, lane), dst);
+    nibbles_out((const u8(*)[32])(g + r8_values(Q4_1, i)), lane, codes);
+    values_plus(codes, Q32, scale_of(Q4_1, g, i, lane), scale_of(Q4_1, g, i, lane + 8), dst);
 }
 
-static void in_q5_0(u8 *g, i64 k, int lane, i64 i, const void *from)
+static void in_q5_0(u8 *g, int lane, i64 i, const void *from)
 {
     const block_q5_0 *b = from;
-    r8_q5_0 *v = (r8_q5_0 *)(g + r8_head(Q5_0, k)) + i;
+    r8_q5_0 *v = (r8_q5_0 *)(g + r8_values(Q5_0, i));
     u8 codes[Q32];
     u32 bits = 0;
-    head_at(g, i)[lane] = half_get(b->d);
+    scales_at(Q5_0, g, i)[lane] = half_get(b->d);
     codes_get_q5_0(b, codes);
     nibbles_in(v->nibbles, lane, codes);
     for (int q = 0; q < 8; q++) bits |= (quad(codes, q) >> 4 & LOW1) << q;
     word_put(v->bits, lane, bits);
 }
-static void out_q5_0(const u8 *g, i64 k, int lane, i64 i, float *dst)
+static void out_q5_0(const u8 *g, int lane, i64 i, float *dst)
 {
-    const r8_q5_0 *v = (const r8_q5_0 *)(g + r8_head(Q5_0, k)) + i;
+    const r8_q5_0 *v = (const r8_q5_0 *)(g + r8_values(Q5_0, i));
     u8 codes[Q32];
     u32 bits = word(v->bits, lane);
     nibbles_out(v->nibbles, lane, codes);
     for (int q = 0; q < 8; q++) quad_put(codes, q, quad(codes, q) | (bits >> q & LOW1) << 4);
-    values_offset(codes, Q32, head_value(g, i, lane), 16, dst);
+    values_offset(codes, Q32, scale_of(Q5_0, g, i, lane), 16, dst);
 }
 
-static void in_q4_k(u8 *g, i64 k, int lane, i64 i, const void *from)
+static void in_q4_k(u8 *g, int lane, i64 i, const void *from)
 {
-    (void)k;
     const block_q4_k *b = from;
-    r8_q4_k *v = (r8_q4_k *)g + i;
+    r8_q4_k *v = (r8_q4_k *)(g + r8_values(Q4_K, i));
     u8 codes[QK];
     v->d[lane] = half_get(b->d), v->dmin[lane] = half_get(b->dmin);
     for (int w = 0; w < 3; w++) memcpy(&v->scales[w][lane], b->scales + 4 * w, 4);
     codes_get_q4_k(b, codes);
     for (int j = 0; j < 8; j++) nibbles_in(v->nibbles[j], lane, codes + 32 * j);
 }
-static void out_q4_k(const u8 *g, i64 k, int lane, i64 i, float *dst)
+static void out_q4_k(const u8 *g, int lane, i64 i, float *dst)
 {
-    (void)k;
-    const r8_q4_k *v = (const r8_q4_k *)g + i;
+    const r8_q4_k *v = (const r8_q4_k *)(g + r8_values(Q4_K, i));
     u8 codes[QK], scales[12];
     for (int w = 0; w < 3; w++) memcpy(scales + 4 * w, &v->scales[w][lane], 4);
     for (int j = 0; j < 8; j++) nibbles_out(v->nibbles[j], lane, codes + 32 * j);
     values_q4_k(codes, scales, f16_to_f32(v->d[lane]), f16_to_f32(v->dmin[lane]), dst);
 }
 
-static void in_q6_k(u8 *g, i64 k, int lane, i64 i, const void *from)
+static void in_q6_k(u8 *g, int lane, i64 i, const void *from)
 {
     const block_q6_k *b = from;
-    r8_q6_k *v = (r8_q6_k *)(g + r8_head(Q6_K, k)) + i;
+    r8_q6_k *v = (r8_q6_k *)(g + r8_values(Q6_K, i));
     u8 codes[QK];
-    head_at(g, i)[lane] = half_get(b->d);
+    scales_at(Q6_K, g, i)[lane] = half_get(b->d);
     for (int j = 0; j < 4; j++) memcpy(v->scales[j][lane], b->scales + 4 * j, 4);
     codes_get_q6_k(b, codes);
     for (int j = 0; j < 8; j++) {
@@ -142,9 +143,9 @@ static void in_q6_k(u8 *g, i64 k, int lane, i64 i, const void *from)
         }
     }
 }
-static void out_q6_k(const u8 *g, i64 k, int lane, i64 i, float *dst)
+static void out_q6_k(const u8 *g, int lane, i64 i, float *dst)
 {
-    const r8_q6_k *v = (const r8_q6_k *)(g + r8_head(Q6_K, k)) + i;
+    const r8_q6_k *v = (const r8_q6_k *)(g + r8_values(Q6_K, i));
     u8 codes[QK];
     i8 scales[16];
     for (int j = 0; j < 4; j++) memcpy(scales + 4 * j, v->scales[j][lane], 4);
@@ -155,12 +156,12 @@ static void out_q6_k(const u8 *g, i64 k, int lane, i64 i, float *dst)
             quad_put(codes, 8 * j + q, quad(codes, 8 * j + q) | top << 4);
         }
     }
-    values_q6_k(codes, scales, head_value(g, i, lane), dst);
+    values_q6_k(codes, scales, scale_of(Q6_K, g, i, lane), dst);
 }
 
 static const struct {
-    void (*in)(u8 *group, i64 k, int lane, i64 block, const void *from);
-    void (*out)(const u8 *group, i64 k, int lane, i64 block, float *dst);
+    void (*in)(u8 *group, int lane, i64 block, const void *from);
+    void (*out)(const u8 *group, int lane, i64 block, float *dst);
 } r8[DTYPE_COUNT] = {
     [Q8_0] = {in_q8_0, out_q8_0}, [Q4_0] = {in_q4_0, out_q4_0}, [Q4_1] = {in_q4_1, out_q4_1},
     [Q5_0] = {in_q5_0, out_q5_0}, [Q4_K] = {in_q4_k, out_q4_k}, [Q6_K] = {in_q6_k, out_q6_k},
@@ -194,7 +195,7 @@ void weight_pack(dtype t, layout l, i64 k, i64 n, const void *rows, void *dst, i
         memset(group, 0, group_bytes); /* padding and missing rows: all zero bytes decode to 0 in every type */
         for (i64 row = 8 * g; row < i64_min(8 * g + 8, n); row++) {
             const u8 *src = (const u8 *)rows + row_bytes * (usize)row;
-            for (i64 i = 0; i < n_blocks; i++) r8[t].in(group, k, (int)(row % 8), i, src + block_bytes * (usize)i);
+            for (i64 i = 0; i < n_blocks; i++) r8[t].in(group, (int)(row % 8), i, src + block_bytes * (usize)i);
         }
     }
 }
@@ -209,6 +210,6 @@ void weight_decode(dtype t, layout l, i64 k, const void *w, i64 row, i64 n_rows,
     usize group_bytes = r8_group_bytes(t, k);
     for (i64 end = row + n_rows; row < end; row++) {
         const u8 *group = (const u8 *)w + group_bytes * (usize)(row / 8);
-        for (i64 i = 0; i < k / info->block; i++, dst += info->block) r8[t].out(group, k, (int)(row % 8), i, dst);
+        for (i64 i = 0; i < k / info->block; i++, dst += info->block) r8[t].out(group, (int)(row % 8), i, dst);
     }
 }

@@ -79,18 +79,19 @@ static void clear(float *y, i64 y_stride, int n_cols)
 {
     for (int c = 0; c < n_cols; c++) memset(y + c * y_stride, 0, 8 * sizeof *y);
 }
-static void halves(const u16 *h, float f[8])
+static void halves(const void *h, float f[8])
 {
-    for (int r = 0; r < 8; r++) f[r] = f16_to_f32(h[r]);
+    for (int r = 0; r < 8; r++) f[r] = f16_to_f32(((const u16 *)h)[r]);
 }
 
 static void dot_q8_0(ARGS)
 {
-    const i8 *v = (const i8 *)group + r8_head(Q8_0, k);
+    const u8 *g = group;
     float d[8];
     clear(y, y_stride, n_cols);
-    for (i64 b = 0; b < k / 32; b++, v += 256) {
-        halves((const u16 *)group + 8 * b, d);
+    for (i64 b = 0; b < k / 32; b++) {
+        const i8 *v = (const i8 *)g + r8_values(Q8_0, b);
+        halves(g + r8_scales(Q8_0, b), d);
         for (int c = 0; c < n_cols; c++) {
             const void *x = column(xq, xq_stride, c);
             const i8 *q = xq_q(x) + 32 * b;
@@ -120,25 +121,26 @@ static void add_block(const u8 w[8][32], const float d[8], int offset, i64 b, i6
 
 static void dot_q4_0(ARGS)
 {
-    const u8 *v = (const u8 *)group + r8_head(Q4_0, k);
+    const u8 *g = group;
     u8 w[8][32];
     float d[8];
     clear(y, y_stride, n_cols);
-    for (i64 b = 0; b < k / 32; b++, v += 128) {
-        halves((const u16 *)group + 8 * b, d);
-        unpack_nibbles((const u8(*)[32])v, w);
+    for (i64 b = 0; b < k / 32; b++) {
+        halves(g + r8_scales(Q4_0, b), d);
+        unpack_nibbles((const u8(*)[32])(g + r8_values(Q4_0, b)), w);
         add_block(w, d, 8, b, k, xq, xq_stride, n_cols, y, y_stride);
     }
 }
 
 static void dot_q5_0(ARGS)
 {
-    const r8_q5_0 *v = (const r8_q5_0 *)((const u8 *)group + r8_head(Q5_0, k));
+    const u8 *g = group;
     u8 w[8][32];
     float d[8];
     clear(y, y_stride, n_cols);
-    for (i64 b = 0; b < k / 32; b++, v++) {
-        halves((const u16 *)group + 8 * b, d);
+    for (i64 b = 0; b < k / 32; b++) {
+        const r8_q5_0 *v = (const r8_q5_0 *)(g + r8_values(Q5_0, b));
+        halves(g + r8_scales(Q5_0, b), d);
         unpack_nibbles(v->nibbles, w);
         unpack_bits(v->bits, w);
         add_block(w, d, 16, b, k, xq, xq_stride, n_cols, y, y_stride);
@@ -147,15 +149,15 @@ static void dot_q5_0(ARGS)
 
 static void dot_q4_1(ARGS)
 {
-    const u8 *v = (const u8 *)group + r8_head(Q4_1, k);
+    const u8 *g = group;
     u8 w[8][32];
     float d[8], m[8];
     i32 sum[8];
     clear(y, y_stride, n_cols);
-    for (i64 b = 0; b < k / 32; b++, v += 128) {
-        halves((const u16 *)group + 16 * b, d);
-        halves((const u16 *)group + 16 * b + 8, m);
-        unpack_nibbles((const u8(*)[32])v, w);
+    for (i64 b = 0; b < k / 32; b++) {
+        halves(g + r8_scales(Q4_1, b), d);
+        halves(g + r8_scales(Q4_1, b) + 16, m);
+        unpack_nibbles((const u8(*)[32])(g + r8_values(Q4_1, b)), w);
         for (int c = 0; c < n_cols; c++) {
             const void *x = column(xq, xq_stride, c);
             float dx = xq_d(x, k)[b], s = xq_s(x, k)[b], *out = y + c * y_stride;
@@ -182,7 +184,7 @@ static void dot_q4_k(ARGS)
     i32 sum[8];
     clear(y, y_stride, n_cols);
     for (i64 b = 0; b < k / 256; b++) {
-        const r8_q4_k *v = (const r8_q4_k *)group + b;
+        const r8_q4_k *v = (const r8_q4_k *)((const u8 *)group + r8_values(Q4_K, b));
         halves(v->d, d), halves(v->dmin, dmin);
         scales_q4_k(v, sc, mn);
         for (int j = 0; j < 8; j++) unpack_nibbles(v->nibbles[j], w[j]);
@@ -201,13 +203,14 @@ static void dot_q4_k(ARGS)
 
 static void dot_q6_k(ARGS)
 {
-    const r8_q6_k *v = (const r8_q6_k *)((const u8 *)group + r8_head(Q6_K, k));
+    const u8 *g = group;
     u8 w[8][8][32]; /* [block of 32][quad][row, 4] */
     float d[8];
     i32 even[8], odd[8];
     clear(y, y_stride, n_cols);
-    for (i64 b = 0; b < k / 256; b++, v++) {
-        halves((const u16 *)group + 8 * b, d);
+    for (i64 b = 0; b < k / 256; b++) {
+        const r8_q6_k *v = (const r8_q6_k *)(g + r8_values(Q6_K, b));
+        halves(g + r8_scales(Q6_K, b), d);
         for (int j = 0; j < 8; j++) unpack_nibbles(v->block[j].nibbles, w[j]), unpack_pairs(v->block[j].pairs, w[j]);
         for (int c = 0; c < n_cols; c++) {
             const void *x = column(xq, xq_stride, c);

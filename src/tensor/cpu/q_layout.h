@@ -6,19 +6,21 @@
  *   bits      u8 [8 rows][4]: bit q of byte i is bit 4 of value 4*q + i
  *   bit pairs u8 [2 halves][8 rows][4]: bits 2t,2t+1 of byte i of half h are bits 4,5 of value 4*(4*h + t) + i
  *   bytes     u8 [8 quads][8 rows][4]
- * No 32-byte load crosses a cache line when the group does not (groups are a multiple of 64 bytes). The scales of the types
- * with blocks of 32 stand together in front of the values (the "head"), because 16 bytes in every block would misalign all.
+ * A group is one stream of chunks of 4 blocks (Q6_K: superblocks): first the scales of the four (a cache line or two), then
+ * their values; the last chunk may have fewer values, never fewer scales. So no 32-byte load crosses a cache line when groups
+ * start on one (their size is a multiple of 64), and addresses grow as k does. (Scales of the whole row in front of all values
+ * gave two streams: one column then reached 80..90 % of plain reading instead of all of it.)
  *
- *   type   file  here (bits per weight, k = 1536)   group of 8 rows
- *   Q8_0   8.50  8.50     u16 d[k/32][8], pad to 64, i8 bytes[k/32]        (stored value = q)
- *   Q4_0   4.50  4.50     u16 d[k/32][8], pad to 64, nibbles[k/32]
- *   Q4_1   5.00  5.00     u16 dm[k/32][2][8] (d, m), nibbles[k/32]
- *   Q5_0   5.50  5.50     u16 d[k/32][8], pad to 64, {nibbles, bits}[k/32]
- *   Q4_K   4.50  4.50     r8_q4_k[k/256]: the file's 12 scale bytes stay packed, as three words of a lane
- *   Q6_K   6.56  6.58     u16 d[k/256][8], pad to 64, r8_q6_k[k/256]
+ *   type   file  here (bits per weight, k = 1536)   scales of a block, values of a block
+ *   Q8_0   8.50  8.50     u16 d[8], i8 bytes (q itself)
+ *   Q4_0   4.50  4.50     u16 d[8], nibbles
+ *   Q4_1   5.00  5.00     u16 d[8], m[8], nibbles
+ *   Q5_0   5.50  5.50     u16 d[8], nibbles, bits
+ *   Q4_K   4.50  4.50     nothing, r8_q4_k: the file's 12 scale bytes stay packed, as three words of a lane
+ *   Q6_K   6.56  6.58     u16 d[8], r8_q6_k
  *
- * Arithmetic. x is a row of kern.h's 8-bit activations: dx_j, s_j and q. All integer sums are exact; every
- * float operation below is one IEEE single operation, rounded on its own, in this order; y starts at +0.
+ * Arithmetic. x is a row of kern.h's 8-bit activations: dx_j, s_j and q. All integer sums are exact; every float operation
+ * below is one IEEE single operation, rounded on its own, in this order; y starts at +0.
  *   quant   per block: m = the largest |x|. If m is infinite or any x is NaN: d = s = NaN and q = 0, so that the outputs are
  *           NaN too. If d = m/127 is below FLT_MIN: d = s = 0 and q = 0. Else t = x/d, q = t rounded half away from zero
  *           (|q| <= 127), s = d * (float)sum(q).
@@ -51,29 +53,29 @@ typedef struct {
     u8 nibbles[4][32], bits[32];
 } r8_q5_0;
 
-static inline usize r8_round64(usize n) { return (n + 63) / 64 * 64; }
-static inline usize r8_head(dtype t, i64 k) /* bytes in front of the values */
+static inline usize r8_scale_bytes(dtype t) { return t == Q4_K ? 0 : t == Q4_1 ? 32 : 16; } /* of a block, 8 rows */
+static inline usize r8_value_bytes(dtype t)
 {
     switch (t) {
-    case Q8_0:
+    case Q8_0: return 256;
     case Q4_0:
-    case Q5_0: return r8_round64(16 * (usize)(k / 32));
-    case Q4_1: return r8_round64(32 * (usize)(k / 32));
-    case Q6_K: return r8_round64(16 * (usize)(k / 256));
+    case Q4_1: return 128;
+    case Q5_0: return sizeof(r8_q5_0);
+    case Q4_K: return sizeof(r8_q4_k);
+    case Q6_K: return sizeof(r8_q6_k);
     default: return 0;
     }
 }
-static inline usize r8_body(dtype t, i64 k)
+/* offsets in the group of block i's scales and values */
+static inline usize r8_chunk(dtype t, i64 i) { return (usize)i / 4 * 4 * (r8_scale_bytes(t) + r8_value_bytes(t)); }
+static inline usize r8_scales(dtype t, i64 i) { return r8_chunk(t, i) + (usize)i % 4 * r8_scale_bytes(t); }
+static inline usize r8_values(dtype t, i64 i)
 {
-    switch (t) {
-    case Q8_0: return 256 * (usize)(k / 32);
-    case Q4_0:
-    case Q4_1: return 128 * (usize)(k / 32);
-    case Q5_0: return sizeof(r8_q5_0) * (usize)(k / 32);
-    case Q4_K: return sizeof(r8_q4_k) * (usize)(k / 256);
-    case Q6_K: return sizeof(r8_q6_k) * (usize)(k / 256);
-    default: return 0;
-    }
+    return r8_chunk(t, i) + 4 * r8_scale_bytes(t) + (usize)i % 4 * r8_value_bytes(t);
 }
-static inline usize r8_group_bytes(dtype t, i64 k) { return r8_round64(r8_head(t, k) + r8_body(t, k)); }
+static inline usize r8_group_bytes(dtype t, i64 k)
+{
+    i64 n = k / dtype_table[t].block;
+    return ((n % 4 ? r8_values(t, n) : r8_chunk(t, n)) + 63) / 64 * 64;
+}
 #endif
