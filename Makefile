@@ -15,7 +15,7 @@ PKG_CF  := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LD  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lmd4c -lstemmer
 OPT     ?= -O2
 CFLAGS  := -std=gnu11 $(OPT) -g -Wall -Wextra -Werror -Wshadow -Wvla -Wno-missing-field-initializers -ffp-contract=off \
-           -fno-math-errno -D_GNU_SOURCE -pthread -Isrc -Iinclude $(PKG_CF) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+           -fno-math-errno -Wno-psabi -D_GNU_SOURCE -pthread -Isrc -Iinclude $(PKG_CF) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 LDFLAGS := -pthread $(if $(SAN),-fsanitize=$(SAN))
 LDLIBS  := $(PKG_LD) -lm
 
