@@ -86,17 +86,19 @@ typedef struct {
     i64     n_twice;
 } loading;
 
-static void document_hash(const loaded *d, const source *f, char out[65])
+static err document_hash(const loaded *d, const source *f, char out[65])
 {
     const char *part[] = {d->id, d->title ? d->title : "", d->meta ? d->meta : ""};
     if (!d->id) {
         memcpy(out, f->hash, 65);
-        return;
+        return OK;
     }
     sha256_stream *s = sha256_begin();
+    if (!s) return err_new(ERR_NOMEM, "no memory for a document");
     for (int i = 0; i < 3; i++) sha256_feed(s, part[i], strlen(part[i]) + 1);
     sha256_feed(s, d->text, d->text_len);
     sha256_hex(sha256_end(s), out);
+    return OK;
 }
 
 /* the caller's attributes over those of the line; NULL when there are none */
@@ -188,7 +190,7 @@ static err take(loading *l, item *m)
     if (!m->id) return err_new(ERR_NOMEM, "no memory for a document");
     if (m->d.id) TRY(known_id(l, m->id, &twice));
     if (twice) return OK;
-    document_hash(&m->d, l->f, m->hash);
+    TRY(document_hash(&m->d, l->f, m->hash));
     TRY(compare(l, m->id, m->hash, &same, &here));
     if (here) {
         a->r->unchanged++;

@@ -27,7 +27,8 @@ static err file_row(adding *a, const source *f, bool original, i64 *key)
     const char *blob = original ? f->hash : NULL;
     TRY(store_query(a->c, Q_FILE_FIND, &q, "ss", f->path, f->hash));
     TRY(store_step(a->c, q, &row));
-    if (!row) {
+    if (!row) { /* from now on documents leave the versions of before, so those are not whole any more */
+        TRY(store_run(a->c, Q_FILE_UNDONE, "s", f->path));
         TRY(store_run(a->c, Q_FILE_PUT, "sssi", f->path, f->hash, blob, f->bytes));
         *key = sqlite3_last_insert_rowid(a->c->db);
         return OK;

@@ -342,14 +342,22 @@ static err check_embedder(searching *s)
     return bad;
 }
 
-/* A question without a letter or digit finds nothing, in whatever mode. */
-static bool says_something(str s)
+/* A question without terms finds nothing, though the nearest vectors would always be something; by meaning alone one letter will do. */
+static err says_something(const searching *s, bool *yes)
 {
-    for (usize at = 0; at < s.n;) {
-        u32 c = utf8_next(s, &at);
-        if (text_is_letter(c) || text_is_digit(c)) return true;
+    terms t = {0};
+    *yes = false;
+    if (s->keywords) {
+        err bad = terms_of(s->query, true, &t);
+        *yes = t.n > 0;
+        terms_free(&t);
+        return bad;
     }
-    return false;
+    for (usize at = 0; at < s->query.n && !*yes;) {
+        u32 c = utf8_next(s->query, &at);
+        *yes = text_is_letter(c) || text_is_digit(c);
+    }
+    return OK;
 }
 
 static err embed_query(searching *s)
@@ -373,11 +381,13 @@ err collection_search(collection *c, const char *query, const search_opts *o, hi
 {
     searching s = {.c = c, .o = o};
     buf nfc = {0};
+    bool something = false;
     *out = (hits){0};
     err bad = text_nfc(&nfc, str_of(query));
     s.query = buf_view(&nfc);
     if (!bad.code) bad = choose_halves(&s);
-    if (!bad.code && says_something(s.query)) bad = search(&s, out);
+    if (!bad.code) bad = says_something(&s, &something);
+    if (!bad.code && something) bad = search(&s, out);
     if (bad.code) hits_free(out);
     mem_free(s.vector);
     mem_free(s.kw);

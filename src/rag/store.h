@@ -26,6 +26,7 @@
     X(FILE_BLOB, "UPDATE file SET blob = ?, scrub = 0 WHERE key = ?")                                                            \
     X(FILE_UNSCRUB, "UPDATE file SET scrub = 0 WHERE key = ?")                                                                   \
     X(FILE_DONE, "UPDATE file SET done = ? WHERE key = ?")                                                                       \
+    X(FILE_UNDONE, "UPDATE file SET done = '' WHERE path = ?")                                                                    \
     X(FILE_LOST, "UPDATE file SET done = '', scrub = 1 WHERE path = (SELECT path FROM file WHERE key = ?)")                      \
     X(FILE_OLD, "DELETE FROM file WHERE path = ? AND key != ?")                                                                  \
     X(FILE_EMPTY, "DELETE FROM file WHERE scrub = 1 AND NOT EXISTS (SELECT 1 FROM document d, file f WHERE d.file = f.key AND "  \

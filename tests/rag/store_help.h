@@ -125,6 +125,8 @@ static inline u64 state_of(const char *name)
         u64             one = hash64(x->id, strlen(x->id), 1);
         one = hash64(x->path, strlen(x->path), one);
         one = hash64(x->hash, strlen(x->hash), one);
+        one = hash64(x->title, x->title ? strlen(x->title) : 0, one);
+        one = hash64(x->attributes, x->attributes ? strlen(x->attributes) : 0, one);
         one = hash64(&x->chunks, sizeof x->chunks, one);
         assert_ok(collection_document(c, x->id, &l, NULL));
         assert_ok(load_check(l));

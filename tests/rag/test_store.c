@@ -120,6 +120,37 @@ static void indexes_are_remade(void **state)
     }
 }
 
+static int search_once(void)
+{
+    collection *c;
+    hits        h = {0};
+    err         e = collection_open(&c, "idx", COLLECTION_READ);
+    if (!e.code) e = collection_search(c, "주차", &(search_opts){0}, &h);
+    int bad = e.code || h.n != 1;
+    hits_free(&h);
+    collection_close(c);
+    return bad;
+}
+
+/* Four processes find the index gone at the same moment, again and again. */
+static void readers_remake_together(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 25; round++) {
+        pid_t child[4];
+        unlink(in_home("collections/idx/keyword.idx"));
+        for (int i = 0; i < 4; i++) {
+            child[i] = fork();
+            if (!child[i]) _exit(search_once());
+        }
+        for (int i = 0; i < 4; i++) {
+            int status;
+            waitpid(child[i], &status, 0);
+            assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        }
+    }
+}
+
 /* ---- add --------------------------------------------------------------------------------------------------------------------------- */
 static void add_update_unchanged(void **state)
 {
@@ -390,6 +421,57 @@ static void ids_belong_to_one_file(void **state)
     collection_close(c);
 }
 
+static err many_lines(buf *b, int version)
+{
+    buf_reset(b);
+    for (int i = 0; i < 700; i++) buf_fmt(b, "{\"id\":\"l%d\",\"text\":\"line %d of version %d\"}\n", i, i, version);
+    return buf_error(b);
+}
+
+/* A new version that was stored in part, and then the old file again: what had changed changes back. */
+static void interrupted_then_reverted(void **state)
+{
+    (void)state;
+    buf b = {0};
+    assert_ok(many_lines(&b, 1));
+    char f[500];
+    snprintf(f, sizeof f, "%s", write_file("revert/d.jsonl", buf_cstr(&b)));
+    collection *c = open_for("revert", COLLECTION_WRITE);
+    want_added(ADD(c, NULL, f), 700, 0, 0, 0);
+    collection_close(c);
+    u64 was = state_of("revert");
+    assert_ok(many_lines(&b, 2));
+    write_file("revert/d.jsonl", buf_cstr(&b));
+    collection *other = open_for("revert2", COLLECTION_WRITE);
+    mem_fail_at(INT64_MAX);
+    want_added(ADD(other, NULL, f), 700, 0, 0, 0);
+    i64 all = mem_fail_count();
+    mem_fail_at(0);
+    collection_close(other);
+    c = open_for("revert", COLLECTION_WRITE);
+    const char *paths[] = {f};
+    add_result  r;
+    document      info = {0};
+    const loaded *l;
+    for (i64 n = all / 10; n < all && info.version < 2; n += all / 10) { /* until it stops behind the first batch */
+        mem_fail_at(n);
+        want_error(collection_add(c, paths, 1, &(add_opts){.quiet = true}, &r), ERR_NOMEM, "memory");
+        mem_fail_at(0);
+        assert_ok(collection_document(c, "l0", &l, &info));
+    }
+    assert_int_equal(info.version, 2);
+    assert_ok(collection_document(c, "l699", &l, &info));
+    assert_int_equal(info.version, 1);
+    assert_ok(many_lines(&b, 1));
+    write_file("revert/d.jsonl", buf_cstr(&b));
+    r = ADD(c, NULL, f);
+    assert_true(r.updated > 0 && r.unchanged > 0 && r.updated + r.unchanged == 700);
+    add_result_free(&r);
+    collection_close(c);
+    assert_true(state_of("revert") == was);
+    buf_free(&b);
+}
+
 /* ---- removing ------------------------------------------------------------------------------------------------------------------------------ */
 static void removed_leaves_nothing(void **state)
 {
@@ -523,29 +605,36 @@ static void memory_runs_out(void **state)
     snprintf(a, sizeof a, "%s", write_file("mem/a.md", guide));
     snprintf(b, sizeof b, "%s", write_file("mem/b.jsonl", "{\"id\":\"p\",\"text\":\"one line\",\"n\":1}\n{\"id\":\"q\",\"text\":\"two\"}\n"));
     const char *const paths[] = {a, b};
-    for (int done = 0; !done; n += 1 + n / 40) { /* every one at first, then closer than any stage is long */
+    const add_opts with = {.quiet = true, .attributes = "{\"k\":\"v\"}"};
+    collection    *whole = open_for("whole", COLLECTION_WRITE);
+    add_result     r = add_paths(whole, &with, 2, paths);
+    add_result_free(&r);
+    collection_close(whole);
+    u64 want = state_of("whole");
+    for (int done = 0; !done; n += 1 + n / 60) { /* every one at first, then closer than any stage is long */
         collection *c;
-        add_result  r;
         usize       before = mem_now();
         char        name[40];
         snprintf(name, sizeof name, "mem%lld", (long long)n);
         mem_fail_at(n);
         err e = collection_open(&c, name, COLLECTION_WRITE);
-        if (!e.code) e = collection_add(c, paths, 2, &(add_opts){.quiet = true, .attributes = "{\"k\":\"v\"}"}, &r);
+        if (!e.code) e = collection_add(c, paths, 2, &with, &r);
+        bool failed = mem_fail_count() >= n;
         mem_fail_at(0);
-        done = !e.code;
-        if (done) add_result_free(&r);
+        done = !failed;
+        if (!e.code) add_result_free(&r);
         else if (e.code != ERR_NOMEM && e.code != ERR_INPUT) fail_msg("allocation %lld failed: %s: %s", (long long)n, err_name(e.code), e.what);
         collection_close(c);
         assert_int_equal(mem_now(), before);
-        if (c && !done) { /* and the same call completes the work */
+        if (c && e.code) { /* and the same call completes the work */
             c = open_for(name, COLLECTION_WRITE);
-            r = add_paths(c, &(add_opts){.quiet = true, .attributes = "{\"k\":\"v\"}"}, 2, paths);
+            r = add_paths(c, &with, 2, paths);
             if (r.added + r.unchanged != 3)
                 fail_msg("allocation %lld failed, then %lld were added, %lld unchanged, %zu failed: %s", (long long)n, (long long)r.added, (long long)r.unchanged, r.n_failed, r.n_failed ? r.failed[0].reason : "");
             add_result_free(&r);
             collection_close(c);
         }
+        if (c) assert_true(state_of(name) == want);
         assert_ok(file_remove_tree(in_home("collections/%s", name)));
     }
     print_message("allocations up to the %lldth failed in turn\n", (long long)n);
@@ -556,12 +645,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_are_checked),         cmocka_unit_test(one_writer_many_readers),
         cmocka_unit_test(meta_values),               cmocka_unit_test(damage_is_said),
-        cmocka_unit_test(indexes_are_remade),        cmocka_unit_test(add_update_unchanged),
+        cmocka_unit_test(indexes_are_remade), cmocka_unit_test(readers_remake_together),        cmocka_unit_test(add_update_unchanged),
         cmocka_unit_test(paths_are_identities),      cmocka_unit_test(failures_are_listed),
         cmocka_unit_test(cancelled_keeps_what_is_whole), cmocka_unit_test(documents_come_back),
         cmocka_unit_test(maps_survive_damage),       cmocka_unit_test(jsonl_line_by_line),
         cmocka_unit_test(jsonl_bad_lines_and_repeated_ids), cmocka_unit_test(ids_belong_to_one_file),
-        cmocka_unit_test(removed_leaves_nothing),    cmocka_unit_test(removed_lines_are_blanked),
+        cmocka_unit_test(interrupted_then_reverted), cmocka_unit_test(removed_leaves_nothing),    cmocka_unit_test(removed_lines_are_blanked),
         cmocka_unit_test(shared_originals_stay),     cmocka_unit_test(readers_delay_the_scrubbing),
         cmocka_unit_test(leftovers_are_swept),       cmocka_unit_test(memory_runs_out),
     };
