@@ -1,8 +1,8 @@
 /* rag/add.c - `add`: which files, what of them is new, LOAD and SPLIT; then EMBED (embed.c) and STORE (keep.c) batch by batch.
  *
  * Nothing is done twice: a file with the hash and options of before is not parsed, a JSONL line with the hash of before is not
- * split or embedded. Two kinds of errors: what is wrong with a file goes into failed[] and the rest goes on; what is wrong with the
- * store, the embedder or memory ends the call, and the documents stored by then stay. */
+ * split or embedded. Two kinds of errors: what is wrong with a file goes into failed[] and the rest goes on; what is wrong with
+ * the store, the embedder or memory ends the call, and the documents stored by then stay. */
 #include "rag/add.h"
 #include "rag/paths.h"
 #include <jansson.h>
@@ -10,18 +10,23 @@
 
 enum { ADD_VERSION = 1 /* of what is stored of a document: a new one adds everything again */, BATCH_BYTES = 8 << 20 };
 enum { BATCH_EMBEDDED = 64, BATCH_PLAIN = 512 /* chunks: what a kill may cost */ };
-enum { CHUNK_TOKENS = 320, WINDOW_RESERVE = 80 /* tokens of the window that what stands above a chunk and the prefix may take */ };
+enum {
+    CHUNK_TOKENS = 320,
+    WINDOW_RESERVE = 80 /* tokens of the window that what stands above a chunk and the prefix may take */
+};
 
-/* ---- files ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- files
+ * ------------------------------------------------------------------------------------------------------------------------- */
 typedef struct {
     char *path;
-    bool  named;                            /* given itself, not found in a folder */
+    bool named; /* given itself, not found in a folder */
 } candidate_file;
 typedef struct {
-    adding        *a;
-    candidate_file *f; usize n, cap;
-    map           *seen;                    /* identities */
-    bool           named;
+    adding *a;
+    candidate_file *f;
+    usize n, cap;
+    map *seen; /* identities */
+    bool named;
 } file_list;
 
 static err list_file(void *ctx, const char *path)
@@ -58,7 +63,10 @@ static err add_failed(adding *a, const char *path, const char *reason)
     return err_new(ERR_NOMEM, "no memory for a list of failures");
 }
 
-static bool ends_the_call(err bad) { return bad.code == ERR_NOMEM || bad.code == ERR_BUG || bad.code == ERR_CANCELLED || bad.code == ERR_BUSY; }
+static bool ends_the_call(err bad)
+{
+    return bad.code == ERR_NOMEM || bad.code == ERR_BUG || bad.code == ERR_CANCELLED || bad.code == ERR_BUSY;
+}
 
 static err list_files(file_list *l, const char *const *paths, usize n)
 {
@@ -73,17 +81,18 @@ static err list_files(file_list *l, const char *const *paths, usize n)
     return OK;
 }
 
-/* ---- one document --------------------------------------------------------------------------------------------------------------------- */
+/* ---- one document
+ * --------------------------------------------------------------------------------------------------------------------- */
 typedef struct {
     adding *a;
     source *f;
-    str     content;
-    i64     key;                            /* of this version of the file in the store; 0: not yet */
-    bool    kept;                           /* its original is written */
-    map    *ids;                            /* of this file, so far */
-    err     fatal;
-    char   *twice;                          /* the first id that came twice */
-    i64     n_twice;
+    str content;
+    i64 key;   /* of this version of the file in the store; 0: not yet */
+    bool kept; /* its original is written */
+    map *ids;  /* of this file, so far */
+    err fatal;
+    char *twice; /* the first id that came twice */
+    i64 n_twice;
 } loading;
 
 static err document_hash(const loaded *d, const source *f, char out[65])
@@ -106,7 +115,8 @@ static err attributes_of(const adding *a, const loaded *d, char **out)
 {
     *out = NULL;
     if (!a->o->attributes && !d->meta) return OK;
-    json_t *all = d->meta ? json_loads(d->meta, 0, NULL) : json_object(), *over = a->o->attributes ? json_loads(a->o->attributes, 0, NULL) : NULL;
+    json_t *all = d->meta ? json_loads(d->meta, 0, NULL) : json_object(),
+           *over = a->o->attributes ? json_loads(a->o->attributes, 0, NULL) : NULL;
     if (all && over) json_object_update(all, over);
     char *text = all ? json_dumps(all, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     if (text) *out = mem_strdup(text);
@@ -127,7 +137,8 @@ static err contexts_of(item *m)
     for (usize i = 0; i < m->n_chunks && !bad.code; i++) {
         buf_reset(&b);
         bad = split_context(&above, m->chunk[i], &b);
-        if (!bad.code && !(m->context[i] = mem_strdup(buf_cstr(&b)))) bad = err_new(ERR_NOMEM, "no memory for splitting a document");
+        if (!bad.code && !(m->context[i] = mem_strdup(buf_cstr(&b))))
+            bad = err_new(ERR_NOMEM, "no memory for splitting a document");
     }
     buf_free(&b);
     return bad;
@@ -217,7 +228,9 @@ static err take_document(void *ctx, loaded *d)
     return l->fatal;
 }
 
-/* ---- one file ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- one file
+ * ------------------------------------------------------------------------------------------------------------------------------
+ */
 static err known_file(loading *l, bool *done)
 {
     sqlite3_stmt *q;
@@ -237,7 +250,8 @@ static err known_file(loading *l, bool *done)
 
 static bool has_known_ending(const char *path)
 {
-    static const char *const endings[] = {".md", ".markdown", ".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".html", ".htm", ".xhtml", ".pdf"};
+    static const char *const endings[] = {".md",     ".markdown", ".txt", ".csv",   ".tsv", ".jsonl",
+                                          ".ndjson", ".html",     ".htm", ".xhtml", ".pdf"};
     usize n = strlen(path);
     for (usize i = 0; i < COUNT_OF(endings); i++) {
         usize m = strlen(endings[i]);
@@ -271,7 +285,8 @@ static err load_source(loading *l, const candidate_file *f)
     s->whole = !bad.code;
     if (bad.code) TRY(load_failed(a, f, s->path, bad));
     if (l->n_twice) {
-        snprintf(reason, sizeof reason, "%lld lines repeat an id; the first of each stands (%.200s)", (long long)l->n_twice, l->twice ? l->twice : "");
+        snprintf(reason, sizeof reason, "%lld lines repeat an id; the first of each stands (%.200s)", (long long)l->n_twice,
+                 l->twice ? l->twice : "");
         s->whole = false;
         TRY(add_failed(a, s->path, reason));
     }
@@ -298,8 +313,10 @@ static err add_file(adding *a, const candidate_file *f)
     err bad = l.ids && l.f ? path_identity(f->path, &l.f->path) : err_new(ERR_NOMEM, "no memory for a file");
     if (!bad.code) {
         err unread = file_read(&bytes, f->path, 1 << 30);
-        if (!unread.code) bad = add_source(&l, f, &bytes);
-        else bad = ends_the_call(unread) ? unread : add_failed(a, l.f->path, unread.what);
+        if (!unread.code)
+            bad = add_source(&l, f, &bytes);
+        else
+            bad = ends_the_call(unread) ? unread : add_failed(a, l.f->path, unread.what);
     }
     if (l.f) mem_free(l.f->path);
     mem_free(l.f);
@@ -309,10 +326,14 @@ static err add_file(adding *a, const candidate_file *f)
     return bad;
 }
 
-/* ---- the call -------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the call
+ * --------------------------------------------------------------------------------------------------------------------------------
+ */
 err add_cancelled(const adding *a)
 {
-    return a->o->cancel && atomic_load(a->o->cancel) ? err_new(ERR_CANCELLED, "adding was stopped; what is stored stays, and the same command goes on") : OK;
+    return a->o->cancel && atomic_load(a->o->cancel)
+               ? err_new(ERR_CANCELLED, "adding was stopped; what is stored stays, and the same command goes on")
+               : OK;
 }
 
 static err check_attributes(const char *text)
@@ -322,7 +343,9 @@ static err check_attributes(const char *text)
     json_t *j = json_loads(text, 0, &why);
     bool good = json_is_object(j);
     json_decref(j);
-    return good ? OK : err_new(ERR_INPUT, "attributes must be a JSON object, found %.100s%s%s", text, j ? "" : ": ", j ? "" : why.text);
+    return good
+               ? OK
+               : err_new(ERR_INPUT, "attributes must be a JSON object, found %.100s%s%s", text, j ? "" : ": ", j ? "" : why.text);
 }
 
 /* Fixed by the first document: ids decide, names are for people. */
@@ -336,13 +359,15 @@ static err check_embedder(adding *a)
     err bad = collection_meta_get(a->c, "embedder", &name);
     if (!bad.code) bad = collection_meta_get(a->c, "embedder_id", &id);
     if (!bad.code && !name && a->dim)
-        bad = err_new(ERR_INPUT, "collection %s was begun without an embedder (keyword search only), now %s is given: its documents would have to be added anew, to another collection",
+        bad = err_new(ERR_INPUT,
+                      "collection %s was begun without an embedder (keyword search only), now %s is given: its documents would "
+                      "have to be added anew, to another collection",
                       a->c->name, a->embedder_name);
     else if (!bad.code && name && !a->dim)
         bad = err_new(ERR_INPUT, "collection %s was begun with the embedder %s, now none is given", a->c->name, name);
     else if (!bad.code && name && (!id || strcmp(id, a->embedder_id)))
-        bad = err_new(ERR_INPUT, "collection %s was begun with the embedder %s (%.8s), now %s (%.8s) is given", a->c->name, name, id ? id : "?",
-                      a->embedder_name, a->embedder_id);
+        bad = err_new(ERR_INPUT, "collection %s was begun with the embedder %s (%.8s), now %s (%.8s) is given", a->c->name, name,
+                      id ? id : "?", a->embedder_name, a->embedder_id);
     mem_free(name);
     mem_free(id);
     return bad;
@@ -356,7 +381,8 @@ static err prepare(adding *a)
     i64 room = INT32_MAX;
     if (o->embedder) {
         const model *m = engine_model(o->embedder);
-        if (!m->arch->encoder) return err_new(ERR_INPUT, "%s is not an embedding model (architecture %s)", m->path, m->arch->name);
+        if (!m->arch->encoder)
+            return err_new(ERR_INPUT, "%s is not an embedding model (architecture %s)", m->path, m->arch->name);
         a->dim = engine_dim(o->embedder);
         a->embedder_name = o->embedder_name ? o->embedder_name : m->path;
         sha256_hex(m->id, a->embedder_id);
@@ -368,7 +394,11 @@ static err prepare(adding *a)
     u64 labels = hash64(o->owner, o->owner ? strlen(o->owner) : 0, 1);
     labels = hash64(o->attributes, o->attributes ? strlen(o->attributes) : 0, labels);
     snprintf(a->stamp, sizeof a->stamp, "%d chunk %lld window %s %016llx", ADD_VERSION, (long long)a->budget,
-             !a->dim ? "-" : o->best_window ? "best" : o->window == WINDOW_FIRST ? "first" : "mean", (unsigned long long)labels);
+             !a->dim                     ? "-"
+             : o->best_window            ? "best"
+             : o->window == WINDOW_FIRST ? "first"
+                                         : "mean",
+             (unsigned long long)labels);
     return check_embedder(a);
 }
 

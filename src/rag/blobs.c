@@ -32,7 +32,8 @@ err blob_get(collection *c, const char *hash, buf *out)
     return file_read(out, path, 0);
 }
 
-/* ---- lines of removed documents ------------------------------------------------------------------------------------------------ */
+/* ---- lines of removed documents
+ * ------------------------------------------------------------------------------------------------ */
 static err take_id(void *ctx, loaded *d)
 {
     char **id = ctx;
@@ -89,8 +90,10 @@ static err blank_file(collection *c, i64 key, const char *path, const char *blob
     char hash[65];
     bool changed = false;
     err bad = blob_get(c, blob, &original);
-    if (bad.code == ERR_NOTFOUND) bad = OK;
-    else if (!bad.code) bad = load_decode(buf_view(&original), &utf8, &encoding);
+    if (bad.code == ERR_NOTFOUND)
+        bad = OK;
+    else if (!bad.code)
+        bad = load_decode(buf_view(&original), &utf8, &encoding);
     if (!bad.code && original.n && !str_starts(str_of(encoding), S("utf-16"))) {
         keep = blob;
         bad = blank_lines(c, path, &original, buf_view(&utf8), &changed);
@@ -124,7 +127,8 @@ static err blank_next(collection *c, bool *more)
     return bad;
 }
 
-/* ---- what nothing refers to ------------------------------------------------------------------------------------------------------- */
+/* ---- what nothing refers to
+ * ------------------------------------------------------------------------------------------------------- */
 static err sweep_folder(collection *c, const char *folder, bool *synced)
 {
     char path[STORE_PATH];
@@ -168,7 +172,10 @@ static err rewrite(collection *c)
     if (rc == SQLITE_OK) rc = sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
     if (rc == SQLITE_OK) return store_run(c, Q_SCRUB_SET, "i", (i64)0);
     if (rc == SQLITE_BUSY || rc == SQLITE_LOCKED)
-        return err_new(ERR_BUSY, "collection %s: another process is reading it, so traces of removed text stay in store.db until the next change", c->name);
+        return err_new(
+            ERR_BUSY,
+            "collection %s: another process is reading it, so traces of removed text stay in store.db until the next change",
+            c->name);
     return err_new(rc == SQLITE_NOMEM ? ERR_NOMEM : ERR_IO, "%s/store.db: %s", c->folder, sqlite3_errmsg(c->db));
 }
 

@@ -1,11 +1,13 @@
 /* rag/documents.c - documents of a collection: listing, one with its text and map, its original, removing.
  *
  * A few unpacked documents are kept, because a search, its citations and the page that shows them ask for the same ones. Ids are
- * taken as they are given first, then as paths are written down (without "./", in NFC), so that what `add` was told works here. */
+ * taken as they are given first, then as paths are written down (without "./", in NFC), so that what `add` was told works here.
+ */
 #include "rag/paths.h"
 #include "rag/store.h"
 
-/* ---- rows ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- rows
+ * ------------------------------------------------------------------------------------------------------------------------ */
 void document_clear(document *d)
 {
     mem_free(d->id);
@@ -65,7 +67,8 @@ void documents_free(documents *d)
     *d = (documents){0};
 }
 
-/* ---- one document ------------------------------------------------------------------------------------------------------------------ */
+/* ---- one document
+ * ------------------------------------------------------------------------------------------------------------------ */
 static void cache_drop(cached_document *e)
 {
     loaded_free(&e->d);
@@ -193,19 +196,21 @@ err collection_original(collection *c, const char *id, buf *out)
     if (!found) bad = path_identity(id, &path);
     if (!bad.code && !found) bad = blob_of(c, path, &found, &blob);
     if (!bad.code && !found) bad = err_new(ERR_NOTFOUND, "collection %s has no document %s", c->name, id);
-    if (!bad.code && !blob) bad = err_new(ERR_NOTFOUND, "the original of %s is not kept any more: another document of the same file was removed", id);
+    if (!bad.code && !blob)
+        bad = err_new(ERR_NOTFOUND, "the original of %s is not kept any more: another document of the same file was removed", id);
     if (!bad.code) bad = blob_get(c, blob, out);
     mem_free(blob);
     mem_free(path);
     return bad;
 }
 
-/* ---- removing ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- removing
+ * ------------------------------------------------------------------------------------------------------------------------ */
 typedef struct {
     i64 *key, *file; /* of each document that goes */
     usize n, cap_key, cap_file;
     map *seen;
-    char **path;     /* files that go though they have no document */
+    char **path; /* files that go though they have no document */
     usize n_path, cap_path;
 } leaving;
 
@@ -254,7 +259,8 @@ static err leaving_find(collection *c, leaving *l, const char *id)
     TRY(path_identity(id, &path));
     err bad = find_row(c, id, &info, &file);
     if (!bad.code && !info.id) bad = find_row(c, path, &info, &file);
-    if (!bad.code && info.id) bad = leaving_add(l, info.key, file);
+    if (!bad.code && info.id)
+        bad = leaving_add(l, info.key, file);
     else if (!bad.code) {
         bad = leaving_file(c, l, path, &found);
         if (!bad.code && !found) bad = err_new(ERR_NOTFOUND, "collection %s has no document %s", c->name, id);

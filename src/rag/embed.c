@@ -1,8 +1,8 @@
 /* rag/embed.c - EMBED: vectors for the chunks of a batch of documents.
  *
  * All chunks go to the engine together, which sorts them by length; in slices, so that a call can be cancelled and memory stays
- * small. A chunk is embedded with what stands above it. One that is longer than the embedder's window is averaged, cut, or given a
- * vector per window, as the caller chose. */
+ * small. A chunk is embedded with what stands above it. One that is longer than the embedder's window is averaged, cut, or given
+ * a vector per window, as the caller chose. */
 #include "rag/add.h"
 
 enum { SLICE = 64, PREFIX_TOKENS = 8 /* "passage: " and the like */ };
@@ -12,9 +12,11 @@ typedef struct {
     usize chunk;
 } target;
 typedef struct { /* the texts to embed, one after another, and whose they are */
-    buf    all;
-    usize *end; usize n, cap;
-    target *to; usize n_to, cap_to;
+    buf all;
+    usize *end;
+    usize n, cap;
+    target *to;
+    usize n_to, cap_to;
 } texts;
 
 static str text_at(const texts *t, usize i)
@@ -48,13 +50,14 @@ static err texts_add(texts *t, item *m)
 static err room_for_vectors(const adding *a, item *m)
 {
     m->n_v = mem_array(u32, m->n_chunks);
-    m->v = mem_array(float, m->n_chunks * (usize)a->dim);
+    m->v = mem_array(float, m->n_chunks *(usize)a->dim);
     if (!m->n_v || !m->v) return err_new(ERR_NOMEM, "no memory for vectors");
     for (usize i = 0; i < m->n_chunks; i++) m->n_v[i] = 1;
     return OK;
 }
 
-/* ---- one vector per window ---------------------------------------------------------------------------------------------------------- */
+/* ---- one vector per window
+ * ---------------------------------------------------------------------------------------------------------- */
 static err windows_of(adding *a, item *m, str text, usize chunk, usize *n, usize *cap)
 {
     float *v;
@@ -100,7 +103,8 @@ static err embed_windows(adding *a, item *m)
     return bad;
 }
 
-/* ---- batches -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- batches
+ * -------------------------------------------------------------------------------------------------------------------------- */
 static err embed_slice(adding *a, const texts *t, usize from, usize n)
 {
     str text[SLICE];

@@ -7,9 +7,13 @@
 
 enum { ATTEMPTS = 8 };
 
-static void index_path(const collection *c, const char *name, char out[STORE_PATH]) { snprintf(out, STORE_PATH, "%s/%s", c->folder, name); }
+static void index_path(const collection *c, const char *name, char out[STORE_PATH])
+{
+    snprintf(out, STORE_PATH, "%s/%s", c->folder, name);
+}
 
-/* ---- making -------------------------------------------------------------------------------------------------------------------- */
+/* ---- making
+ * -------------------------------------------------------------------------------------------------------------------- */
 typedef struct { /* chunks come in the order of their keys, those of a document together: one text at a time */
     i64 of;
     buf text, chunk;
@@ -34,7 +38,8 @@ static err add_chunk(collection *c, keyword_builder *b, text_reader *r, sqlite3_
     i64 from = sqlite3_column_int64(q, 2), to = sqlite3_column_int64(q, 3), of = sqlite3_column_int64(q, 1);
     str context = store_text(q, 4);
     TRY(read_body(c, r, of));
-    if (from < 0 || from > to || (u64)to > r->text.n) return err_new(ERR_FORMAT, "%s/store.db: a chunk of document %lld lies outside of its text", c->folder, (long long)of);
+    if (from < 0 || from > to || (u64)to > r->text.n)
+        return err_new(ERR_FORMAT, "%s/store.db: a chunk of document %lld lies outside of its text", c->folder, (long long)of);
     str text = {r->text.p ? r->text.p + from : "", (usize)(to - from)};
     if (context.n) {
         buf_reset(&r->chunk);
@@ -75,7 +80,9 @@ static err add_vectors(collection *c, vector_builder *b, i64 dim, sqlite3_stmt *
     float *v = mem_alloc(data.n); /* a row's bytes are not aligned */
     if (!v) return err_new(ERR_NOMEM, "no memory for vectors");
     memcpy(v, data.p, data.n);
-    err bad = data.n % each ? err_new(ERR_FORMAT, "%s/store.db: a vector of %zu bytes, expected a multiple of %zu", c->folder, data.n, each) : OK;
+    err bad = data.n % each
+                  ? err_new(ERR_FORMAT, "%s/store.db: a vector of %zu bytes, expected a multiple of %zu", c->folder, data.n, each)
+                  : OK;
     for (usize i = 0; i < data.n / each && !bad.code; i++)
         bad = vector_builder_add(b, sqlite3_column_int64(q, 0), sqlite3_column_int64(q, 1), v + i * (usize)dim);
     mem_free(v);
@@ -100,7 +107,8 @@ static err make_vectors(collection *c, i64 dim, const char *path, u64 generation
     return bad;
 }
 
-/* ---- opening --------------------------------------------------------------------------------------------------------------------- */
+/* ---- opening
+ * --------------------------------------------------------------------------------------------------------------------- */
 /* *right: what is open now belongs to `generation` */
 static err open_keyword(collection *c, const char *path, u64 generation, bool *right)
 {

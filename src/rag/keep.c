@@ -1,5 +1,5 @@
-/* rag/keep.c - STORE: a batch of loaded, split and embedded documents into the collection, in one transaction, and the end of each
- * file: documents that the file no longer has go, and the file counts as done. */
+/* rag/keep.c - STORE: a batch of loaded, split and embedded documents into the collection, in one transaction, and the end of
+ * each file: documents that the file no longer has go, and the file counts as done. */
 #include "rag/add.h"
 
 void item_free(item *m)
@@ -39,7 +39,10 @@ static err file_row(adding *a, const source *f, bool original, i64 *key)
     return same || !blob ? OK : store_run(a->c, Q_FILE_BLOB, "si", blob, *key);
 }
 
-typedef struct { i64 key, file, version; bool found; } existing;
+typedef struct {
+    i64 key, file, version;
+    bool found;
+} existing;
 
 /* What has this id now. If another file has it, that file loses it. */
 static err find_existing(adding *a, const item *m, existing *e)
@@ -57,7 +60,8 @@ static err find_existing(adding *a, const item *m, existing *e)
     return other ? store_run(a->c, Q_FILE_LOST, "i", e->file) : OK;
 }
 
-/* ---- a new or changed document -------------------------------------------------------------------------------------------------------- */
+/* ---- a new or changed document
+ * -------------------------------------------------------------------------------------------------------- */
 /* Bytes, line and page of chunk after chunk, walking the text once. */
 typedef struct {
     const loaded *d;
@@ -93,7 +97,8 @@ static err put_chunks(adding *a, const item *m, i64 owner_key)
                       (i64)page_at(&w, r->start), (i64)line, m->context ? m->context[i] : ""));
         if (!m->n_v) continue;
         usize floats = (usize)m->n_v[i] * (usize)a->dim;
-        TRY(store_run(a->c, Q_VECTOR_PUT, "ib", (i64)sqlite3_last_insert_rowid(a->c->db), (str){(const char *)v, floats * sizeof *v}));
+        TRY(store_run(a->c, Q_VECTOR_PUT, "ib", (i64)sqlite3_last_insert_rowid(a->c->db),
+                      (str){(const char *)v, floats * sizeof *v}));
         v += floats;
     }
     return OK;
@@ -106,8 +111,8 @@ static err put_document(adding *a, const item *m, const existing *was, i64 file)
     sqlite3_stmt *q;
     bool row;
     const char *owner = a->o->owner ? a->o->owner : "";
-    TRY(store_query(a->c, Q_DOCUMENT_PUT, &q, "isisssssiiii", was->key, m->id, file, m->d.title, owner, m->attributes, m->hash, a->stamp,
-                    (i64)m->d.n_pages, (i64)m->d.n_chars, was->version + 1, m->bytes));
+    TRY(store_query(a->c, Q_DOCUMENT_PUT, &q, "isisssssiiii", was->key, m->id, file, m->d.title, owner, m->attributes, m->hash,
+                    a->stamp, (i64)m->d.n_pages, (i64)m->d.n_chars, was->version + 1, m->bytes));
     if (!was->found) sqlite3_bind_null(q, 1);
     TRY(store_step(a->c, q, &row));
     i64 key = sqlite3_last_insert_rowid(a->c->db);
@@ -155,7 +160,8 @@ static err keep_moved(adding *a, const item *m)
     return bad;
 }
 
-/* ---- the end of a file ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the end of a file
+ * ------------------------------------------------------------------------------------------------------------------- */
 static err drop_vanished(adding *a, const source *f, i64 key, i64 *n)
 {
     sqlite3_stmt *q;
@@ -167,7 +173,8 @@ static err drop_vanished(adding *a, const source *f, i64 key, i64 *n)
     while (!bad.code) { /* first read, then delete: one statement at a time on a table */
         bad = store_step(a->c, q, &row);
         if (bad.code || !row) break;
-        if (!VEC_PUSH(gone, n_gone, cap, sqlite3_column_int64(q, 0))) bad = err_new(ERR_NOMEM, "no memory for the documents that are gone");
+        if (!VEC_PUSH(gone, n_gone, cap, sqlite3_column_int64(q, 0)))
+            bad = err_new(ERR_NOMEM, "no memory for the documents that are gone");
     }
     store_done(q);
     for (usize i = 0; i < n_gone && !bad.code; i++) bad = store_run(a->c, Q_DOCUMENT_DROP, "i", gone[i]);
@@ -188,8 +195,12 @@ static err keep_end(adding *a, const source *f, i64 *removed)
     return store_run(a->c, Q_FILE_DONE, "si", a->stamp, key);
 }
 
-/* ---- the batch ----------------------------------------------------------------------------------------------------------------------------- */
-typedef struct { i64 added, updated, moved, removed, chunks; } tally;
+/* ---- the batch
+ * -----------------------------------------------------------------------------------------------------------------------------
+ */
+typedef struct {
+    i64 added, updated, moved, removed, chunks;
+} tally;
 
 static err keep_item(adding *a, const item *m, tally *t)
 {

@@ -8,7 +8,8 @@
 
 enum { MAP_VERSION = 1, BOX_UNITS = 128, BOX_MOST = 1 << 24 };
 
-/* ---- writing ---------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------------------
+ */
 static void put_u(buf *b, u64 v)
 {
     for (; v >= 0x80; v >>= 7) buf_byte(b, (int)(v & 0x7F) | 0x80);
@@ -76,11 +77,12 @@ err map_pack(const loaded *d, buf *out)
     return buf_error(out);
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------------------
+ */
 typedef struct {
-    str   s;
+    str s;
     usize at;
-    bool  bad, no_memory;
+    bool bad, no_memory;
 } cursor;
 
 static u64 get_u(cursor *c)
@@ -180,8 +182,10 @@ static void get_anchors(cursor *c, loaded *d)
         a->end = add_u32(c, a->start, (i64)(u32)len);
         for (int k = 0; k < 4 && d->source == SOURCE_PDF; k++) {
             i64 step = get_i(c);
-            if (step < -2 * BOX_MOST || step > 2 * BOX_MOST) c->bad = true;
-            else box[k] += step;
+            if (step < -2 * BOX_MOST || step > 2 * BOX_MOST)
+                c->bad = true;
+            else
+                box[k] += step;
             a->box[k] = (float)((double)box[k] / BOX_UNITS);
         }
         was = *a;
@@ -192,7 +196,8 @@ err map_unpack(str s, loaded *d)
 {
     cursor c = {.s = s};
     u64 version = get_u(&c);
-    if (version != MAP_VERSION) return err_new(ERR_FORMAT, "map of version %llu, %d is read", (unsigned long long)version, MAP_VERSION);
+    if (version != MAP_VERSION)
+        return err_new(ERR_FORMAT, "map of version %llu, %d is read", (unsigned long long)version, MAP_VERSION);
     d->n_chars = get_u32(&c);
     d->n_pages = get_u32(&c);
     d->source = get_u32(&c);

@@ -13,7 +13,8 @@
 
 enum { K_DEFAULT = 10, RRF_K = 60, RRF_DEPTH = 100, MOST_KEYWORD = 50000, K_MOST = 1000000 };
 
-/* ---- filters ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- filters
+ * ---------------------------------------------------------------------------------------------------------------------- */
 static bool same_str(const char *a, const char *b) { return a == b || (a && b && !strcmp(a, b)); }
 
 static bool attributes_match(str text, json_t *want)
@@ -96,24 +97,28 @@ static err filter_of(collection *c, const search_opts *o, search_filter *f)
     return OK;
 }
 
-/* ---- candidates -------------------------------------------------------------------------------------------------------------------- */
+/* ---- candidates
+ * -------------------------------------------------------------------------------------------------------------------- */
 typedef struct {
-    i64   chunk;
+    i64 chunk;
     float score, keyword, coverage, cosine;
-    bool  by_keyword, by_vector;
+    bool by_keyword, by_vector;
 } found;
 typedef struct {
-    collection        *c;
+    collection *c;
     const search_opts *o;
-    str    query;                           /* NFC */
-    float *vector;                          /* of the query; NULL: keywords only */
-    bool   keywords, dense;
-    usize  k;
+    str query;     /* NFC */
+    float *vector; /* of the query; NULL: keywords only */
+    bool keywords, dense;
+    usize k;
     search_filter filter;
-    keyword_hit *kw; usize n_kw;
-    vector_hit  *near; usize n_near;
-    float  least, mean, best;               /* cosines over all that pass */
-    found *f; usize n;
+    keyword_hit *kw;
+    usize n_kw;
+    vector_hit *near;
+    usize n_near;
+    float least, mean, best; /* cosines over all that pass */
+    found *f;
+    usize n;
 } searching;
 
 static int by_chunk(const void *a, const void *b)
@@ -132,8 +137,15 @@ static err run_halves(searching *s)
 {
     usize depth = s->k > RRF_DEPTH ? s->k : RRF_DEPTH;
     bool both = s->keywords && s->dense;
-    if (s->keywords) TRY(keyword_search(s->c->keyword, s->query, &s->filter, !both ? s->k : s->o->rrf ? depth : MOST_KEYWORD, &s->kw, &s->n_kw));
-    if (s->dense && s->c->vectors) TRY(vector_search(s->c->vectors, s->vector, &s->filter, both && s->o->rrf ? depth : s->k, &s->near, &s->n_near, &s->least, &s->mean));
+    if (s->keywords)
+        TRY(keyword_search(s->c->keyword, s->query, &s->filter,
+                           !both       ? s->k
+                           : s->o->rrf ? depth
+                                       : MOST_KEYWORD,
+                           &s->kw, &s->n_kw));
+    if (s->dense && s->c->vectors)
+        TRY(vector_search(s->c->vectors, s->vector, &s->filter, both && s->o->rrf ? depth : s->k, &s->near, &s->n_near, &s->least,
+                          &s->mean));
     if (s->n_near) s->best = s->near[0].cosine;
     return OK;
 }
@@ -144,7 +156,8 @@ static err join_halves(searching *s)
     usize n = s->n_kw;
     s->f = mem_array(found, s->n_kw + s->n_near + 1);
     if (!s->f) return err_new(ERR_NOMEM, "no memory for a search");
-    for (usize i = 0; i < n; i++) s->f[i] = (found){.chunk = s->kw[i].chunk, .keyword = s->kw[i].score, .coverage = s->kw[i].coverage, .by_keyword = true};
+    for (usize i = 0; i < n; i++)
+        s->f[i] = (found){.chunk = s->kw[i].chunk, .keyword = s->kw[i].score, .coverage = s->kw[i].coverage, .by_keyword = true};
     if (n > 1) qsort(s->f, n, sizeof *s->f, by_chunk);
     s->n = n;
     for (usize i = 0; i < s->n_near; i++) {
@@ -189,9 +202,12 @@ static void fuse(searching *s)
     float w = s->o->weight > 0 ? s->o->weight : 0.5f, best = s->n_kw ? s->kw[0].score : 0;
     for (usize i = 0; i < s->n; i++) {
         found *f = &s->f[i];
-        if (!s->dense) f->score = f->keyword;
-        else if (!s->keywords) f->score = f->cosine;
-        else f->score = (best > 0 ? w * f->keyword / best : 0) + (1 - w) * stretched(s, f->cosine);
+        if (!s->dense)
+            f->score = f->keyword;
+        else if (!s->keywords)
+            f->score = f->cosine;
+        else
+            f->score = (best > 0 ? w * f->keyword / best : 0) + (1 - w) * stretched(s, f->cosine);
     }
 }
 
@@ -202,7 +218,8 @@ static void fuse_ranks(searching *s)
     for (usize i = 0; i < s->n_kw + s->n_near; i++) {
         bool kw = i < s->n_kw;
         usize rank = kw ? i : i - s->n_kw;
-        found key = {.chunk = kw ? s->kw[rank].chunk : s->near[rank].chunk}, *is = bsearch(&key, s->f, s->n, sizeof key, by_chunk);
+        found key = {.chunk = kw ? s->kw[rank].chunk : s->near[rank].chunk},
+              *is = bsearch(&key, s->f, s->n, sizeof key, by_chunk);
         if (is) is->score += 1 / (float)(RRF_K + rank + 1);
     }
 }
@@ -213,13 +230,16 @@ static err find(searching *s)
     TRY(run_halves(s));
     TRY(join_halves(s));
     TRY(cosines(s));
-    if (s->keywords && s->dense && s->o->rrf) fuse_ranks(s);
-    else fuse(s);
+    if (s->keywords && s->dense && s->o->rrf)
+        fuse_ranks(s);
+    else
+        fuse(s);
     if (s->n > 1) qsort(s->f, s->n, sizeof *s->f, by_score);
     return OK;
 }
 
-/* ---- hits ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- hits
+ * ---------------------------------------------------------------------------------------------------------------------------- */
 static void hit_clear(hit *h)
 {
     mem_free(h->document);
@@ -254,8 +274,8 @@ static err read_text(collection *c, i64 of, i64 from, i64 to, char **out)
     }
     mem_free(text);
     if (rc == SQLITE_NOMEM) return err_new(ERR_NOMEM, "no memory for a hit");
-    return err_new(ERR_FORMAT, "%s/store.db: text of document %lld, bytes %lld to %lld: %s", c->folder, (long long)of, (long long)from, (long long)to,
-                   sqlite3_errstr(rc));
+    return err_new(ERR_FORMAT, "%s/store.db: text of document %lld, bytes %lld to %lld: %s", c->folder, (long long)of,
+                   (long long)from, (long long)to, sqlite3_errstr(rc));
 }
 
 static err cover(searching *s, str context, hit *h)
@@ -307,14 +327,16 @@ static err fill_all(searching *s, hits *out)
     return OK;
 }
 
-/* ---- the call ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the call
+ * ------------------------------------------------------------------------------------------------------------------------- */
 static err choose_halves(searching *s)
 {
     const search_opts *o = s->o;
     bool has = o->embedder != NULL;
     s->keywords = o->mode != SEARCH_DENSE;
     s->dense = o->mode == SEARCH_DENSE || o->mode == SEARCH_HYBRID || (o->mode == SEARCH_AUTO && has);
-    if (!(o->weight >= 0 && o->weight < 1)) return err_new(ERR_INPUT, "a weight of keywords of %g; it must lie between 0 and 1", (double)o->weight);
+    if (!(o->weight >= 0 && o->weight < 1))
+        return err_new(ERR_INPUT, "a weight of keywords of %g; it must lie between 0 and 1", (double)o->weight);
     if (o->k < 0 || o->k > K_MOST) return err_new(ERR_INPUT, "%d hits; at most %d are given", o->k, K_MOST);
     if (s->dense && !has) return err_new(ERR_INPUT, "collection %s: searching by meaning needs its embedder", s->c->name);
     s->k = o->k ? (usize)o->k : K_DEFAULT;
@@ -331,18 +353,21 @@ static err check_embedder(searching *s)
     err bad = collection_meta_get(s->c, "embedder", &name);
     if (!bad.code) bad = collection_meta_get(s->c, "embedder_id", &id);
     if (!bad.code) bad = collection_meta_get(s->c, "dim", &dim);
-    if (!bad.code && !name && s->o->mode == SEARCH_AUTO) s->dense = false;
+    if (!bad.code && !name && s->o->mode == SEARCH_AUTO)
+        s->dense = false;
     else if (!bad.code && !name)
         bad = err_new(ERR_INPUT, "collection %s has no vectors: it was begun without an embedder", s->c->name);
     else if (!bad.code && (!id || strcmp(id, mine) || !str_i64(str_of(dim), &n) || n != engine_dim(s->o->embedder)))
-        bad = err_new(ERR_INPUT, "collection %s was begun with the embedder %s (%.8s), now %s (%.8s) is given", s->c->name, name, id ? id : "?", m->path, mine);
+        bad = err_new(ERR_INPUT, "collection %s was begun with the embedder %s (%.8s), now %s (%.8s) is given", s->c->name, name,
+                      id ? id : "?", m->path, mine);
     mem_free(name);
     mem_free(id);
     mem_free(dim);
     return bad;
 }
 
-/* A question without terms finds nothing, though the nearest vectors would always be something; by meaning alone one letter will do. */
+/* A question without terms finds nothing, though the nearest vectors would always be something; by meaning alone one letter will
+ * do. */
 static err says_something(const searching *s, bool *yes)
 {
     terms t = {0};

@@ -10,7 +10,8 @@
 #include "rag/store.h"
 #include "text/text.h"
 
-/* ---- estimated tokens -------------------------------------------------------------------------------------------------------- */
+/* ---- estimated tokens --------------------------------------------------------------------------------------------------------
+ */
 /* In sixteenths of a token, added up over runs of one kind of character, so that the cost of a text is the sum over its words.
  * The figures are the 99th percentile of a quantile regression on chunks of Korean and English prose, law, Markdown and code with
  * the vocabulary of multilingual-e5; on average they are a fifth too high. Byte-level vocabularies made for English take three
@@ -18,9 +19,9 @@
 enum { UNIT = 16, GLUE = 10, SPECIAL = 4 /* tokens: what models add around a text, and the spread of short texts */ };
 typedef enum { RUN_NONE, RUN_SPACE, RUN_LATIN, RUN_HANGUL, RUN_DIGIT, RUN_HAN, RUN_MARK, RUN_OTHER } run_kind;
 typedef struct {
-    i64      sum, n; /* n: characters of the run so far */
+    i64 sum, n; /* n: characters of the run so far */
     run_kind was;
-    u32      before;
+    u32 before;
 } meter;
 
 static u32 next_char(str s, usize *at) { return (u8)s.p[*at] < 0x80 ? (u8)s.p[(*at)++] : utf8_next(s, at); }
@@ -67,22 +68,24 @@ static i64 cost_of(str s)
 
 i64 split_estimate(str text) { return SPECIAL + (cost_of(text) + UNIT - 1) / UNIT; }
 
-/* ---- pieces --------------------------------------------------------------------------------------------------------------------- */
+/* ---- pieces
+ * --------------------------------------------------------------------------------------------------------------------- */
 typedef struct {
-    u32   start, end; /* characters */
-    i64   cost;
-    u8    kind;
-    bool  first;      /* of its block */
+    u32 start, end; /* characters */
+    i64 cost;
+    u8 kind;
+    bool first; /* of its block */
 } piece;
 typedef struct {
-    str    s;
-    i64    budget;
-    piece *p; usize n, cap;
-    bool   no_memory;
+    str s;
+    i64 budget;
+    piece *p;
+    usize n, cap;
+    bool no_memory;
 } pieces;
 typedef struct { /* a part of the text, both ways */
     usize from, to;
-    u32   start, end;
+    u32 start, end;
 } span;
 
 static str span_text(const pieces *ps, span a) { return (str){ps->s.p + a.from, a.to - a.from}; }
@@ -145,8 +148,10 @@ static usize words_end(str s, i64 limit)
         u32 before = m.before, c = next_char(s, &at);
         run_kind was = m.was;
         meter_add(&m, c);
-        if (m.was == RUN_SPACE && was != RUN_SPACE && here) best = here, cut = 0;
-        else if (m.was != RUN_SPACE && here && cuttable(before, c)) cut = here;
+        if (m.was == RUN_SPACE && was != RUN_SPACE && here)
+            best = here, cut = 0;
+        else if (m.was != RUN_SPACE && here && cuttable(before, c))
+            cut = here;
         if (m.sum <= limit) continue;
         if (best || cut) return best ? best : cut;
         for (; at < s.n; at = here) { /* too long and in one piece: to its end, or the first place that allows it */
@@ -174,8 +179,10 @@ static void cut_sentences(pieces *ps, span a, i64 limit, int kind, bool first)
         usize end = text_sentence_end((str){ps->s.p, stop}, a.from);
         span part = span_take(ps, &a, end > a.from ? end : stop);
         i64 cost = span_cost(ps, part);
-        if (cost <= limit) push(ps, part, cost, kind, first);
-        else cut_words(ps, part, limit, kind, first);
+        if (cost <= limit)
+            push(ps, part, cost, kind, first);
+        else
+            cut_words(ps, part, limit, kind, first);
     }
 }
 
@@ -187,8 +194,10 @@ static void cut_lines(pieces *ps, span a, i64 limit, int kind)
         const char *end = memchr(ps->s.p + a.from, '\n', stop - a.from);
         span part = span_take(ps, &a, end ? (usize)(end - ps->s.p) + 1 : stop);
         i64 cost = span_cost(ps, part);
-        if (cost <= limit) push(ps, part, cost, kind, first);
-        else cut_sentences(ps, part, limit, kind, first);
+        if (cost <= limit)
+            push(ps, part, cost, kind, first);
+        else
+            cut_sentences(ps, part, limit, kind, first);
     }
 }
 
@@ -205,22 +214,27 @@ static err cut_blocks(pieces *ps, const loaded *d)
         at = a.to, n = b->end;
         i64 cost = span_cost(ps, a), limit = ps->budget - i64_min(above, ps->budget / 2);
         bool lines = b->kind == BLOCK_LIST || b->kind == BLOCK_TABLE || b->kind == BLOCK_CODE;
-        if (cost <= limit) push(ps, a, cost, b->kind, true);
-        else if (lines) cut_lines(ps, a, limit, b->kind);
-        else cut_sentences(ps, a, limit, b->kind == BLOCK_HEADING ? BLOCK_TEXT : b->kind, true);
+        if (cost <= limit)
+            push(ps, a, cost, b->kind, true);
+        else if (lines)
+            cut_lines(ps, a, limit, b->kind);
+        else
+            cut_sentences(ps, a, limit, b->kind == BLOCK_HEADING ? BLOCK_TEXT : b->kind, true);
         above = b->kind == BLOCK_HEADING && cost <= limit ? above + cost : 0;
     }
     return ps->no_memory ? err_new(ERR_NOMEM, "no memory for splitting a document") : OK;
 }
 
-/* ---- packing -------------------------------------------------------------------------------------------------------------------- */
+/* ---- packing
+ * -------------------------------------------------------------------------------------------------------------------- */
 enum { JOIN_SHARE = 8 /* sections share a chunk only while together they are under this part of the budget */ };
 typedef struct {
     const pieces *ps;
     usize from, to; /* pieces of the chunk that is being filled */
-    i64   cost;
-    range *r; usize n, cap;
-    bool  no_memory;
+    i64 cost;
+    range *r;
+    usize n, cap;
+    bool no_memory;
 } packer;
 
 static bool is_heading(const pieces *ps, usize i) { return ps->p[i].kind == BLOCK_HEADING; }
@@ -296,12 +310,15 @@ err split_document(const loaded *d, i64 max_tokens, range **chunks, usize *n)
     if (!bad.code) pack(&k);
     if (k.no_memory) bad = err_new(ERR_NOMEM, "no memory for splitting a document");
     mem_free(ps.p);
-    if (bad.code) mem_free(k.r);
-    else *chunks = k.r, *n = k.n;
+    if (bad.code)
+        mem_free(k.r);
+    else
+        *chunks = k.r, *n = k.n;
     return bad;
 }
 
-/* ---- what stands above a chunk ------------------------------------------------------------------------------------------------------ */
+/* ---- what stands above a chunk
+ * ------------------------------------------------------------------------------------------------------ */
 enum { CONTEXT_TOKENS = 64 };
 
 void split_above_init(split_above *a, const loaded *d) { *a = (split_above){.d = d}; }

@@ -18,17 +18,22 @@ static const char schema[] =
     "INSERT INTO state VALUES(1, 0);"
     "CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
     /* hash: of the content; blob: of what is kept of it, NULL when nothing; done: stamp with which all of it was stored */
-    "CREATE TABLE file(key INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL, hash TEXT NOT NULL, blob TEXT, bytes INTEGER NOT NULL,"
+    "CREATE TABLE file(key INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL, hash TEXT NOT NULL, blob TEXT, bytes INTEGER "
+    "NOT NULL,"
     " done TEXT NOT NULL DEFAULT '', scrub INTEGER NOT NULL DEFAULT 0, UNIQUE(path, hash));"
     "CREATE INDEX file_blob ON file(blob);"
-    "CREATE TABLE document(key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, file INTEGER NOT NULL REFERENCES file(key),"
+    "CREATE TABLE document(key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, file INTEGER NOT NULL REFERENCES "
+    "file(key),"
     " title TEXT, owner TEXT NOT NULL, attributes TEXT, hash TEXT NOT NULL, stamp TEXT NOT NULL, pages INTEGER NOT NULL,"
     " chars INTEGER NOT NULL, version INTEGER NOT NULL, bytes INTEGER NOT NULL);"
     "CREATE INDEX document_file ON document(file);"
-    "CREATE TABLE body(document INTEGER PRIMARY KEY REFERENCES document(key) ON DELETE CASCADE, text TEXT NOT NULL, map BLOB NOT NULL);"
+    "CREATE TABLE body(document INTEGER PRIMARY KEY REFERENCES document(key) ON DELETE CASCADE, text TEXT NOT NULL, map BLOB NOT "
+    "NULL);"
     /* start, end: characters; the same in bytes of body.text, and page and line, to answer without reading the map */
-    "CREATE TABLE chunk(key INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL REFERENCES document(key) ON DELETE CASCADE,"
-    " start INTEGER NOT NULL, end INTEGER NOT NULL, byte_start INTEGER NOT NULL, byte_end INTEGER NOT NULL, page INTEGER NOT NULL,"
+    "CREATE TABLE chunk(key INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL REFERENCES document(key) ON DELETE "
+    "CASCADE,"
+    " start INTEGER NOT NULL, end INTEGER NOT NULL, byte_start INTEGER NOT NULL, byte_end INTEGER NOT NULL, page INTEGER NOT "
+    "NULL,"
     " line INTEGER NOT NULL, context TEXT NOT NULL);"
     "CREATE INDEX chunk_document ON chunk(document);"
     /* float32 [dim, n]: n is 1, or the windows of the chunk */
@@ -40,7 +45,8 @@ static const char *const query_text[QUERY_COUNT] = {
 #undef X
 };
 
-/* ---- errors and statements --------------------------------------------------------------------------------------------------- */
+/* ---- errors and statements ---------------------------------------------------------------------------------------------------
+ */
 static err sql_err(const collection *c, int rc)
 {
     const char *what = c->db ? sqlite3_errmsg(c->db) : sqlite3_errstr(rc);
@@ -167,7 +173,8 @@ err store_copy(sqlite3_stmt *q, int column, char **out)
     return *out ? OK : err_new(ERR_NOMEM, "no memory for a row of the store");
 }
 
-/* ---- transactions --------------------------------------------------------------------------------------------------------------- */
+/* ---- transactions
+ * --------------------------------------------------------------------------------------------------------------- */
 err store_begin(collection *c, bool write) { return store_run(c, write ? Q_BEGIN_WRITE : Q_BEGIN_READ, ""); }
 
 err store_end(collection *c, err bad)
@@ -200,7 +207,8 @@ err store_writable(const collection *c)
     return c->mode == COLLECTION_WRITE ? OK : err_new(ERR_INPUT, "collection %s was opened for reading only", c->name);
 }
 
-/* ---- opening --------------------------------------------------------------------------------------------------------------------- */
+/* ---- opening
+ * --------------------------------------------------------------------------------------------------------------------- */
 static err check_name(const char *name)
 {
     str s = str_of(name);
@@ -210,7 +218,8 @@ static err check_name(const char *name)
         good = c == '-' || c == '_' || c == '.' || text_is_letter(c) || text_is_digit(c);
     }
     if (good) return OK;
-    return err_new(ERR_INPUT, "'%.*s' is no name for a collection: letters, digits, '-', '_' and '.' are, not '.' first, at most %d bytes",
+    return err_new(ERR_INPUT,
+                   "'%.*s' is no name for a collection: letters, digits, '-', '_' and '.' are, not '.' first, at most %d bytes",
                    NAME_MAX_BYTES, name ? name : "", NAME_MAX_BYTES);
 }
 
@@ -295,9 +304,13 @@ static err check_schema(collection *c)
     TRY(pragma_i64(c, "PRAGMA user_version", &version));
     if (id == APPLICATION_ID && version == SCHEMA_VERSION) return OK;
     if (id == APPLICATION_ID && version > SCHEMA_VERSION)
-        return err_new(ERR_UNSUPPORTED, "collection %s was made by a newer maru (store %lld, known is %d)", c->name, (long long)version, SCHEMA_VERSION);
-    if (id || version) return err_new(ERR_FORMAT, "%s/store.db is not a store of maru (application %lld, version %lld)", c->folder, (long long)id, (long long)version);
-    if (c->mode == COLLECTION_READ) return err_new(ERR_NOTFOUND, "collection %s is empty: it is being made, or making it was interrupted", c->name);
+        return err_new(ERR_UNSUPPORTED, "collection %s was made by a newer maru (store %lld, known is %d)", c->name,
+                       (long long)version, SCHEMA_VERSION);
+    if (id || version)
+        return err_new(ERR_FORMAT, "%s/store.db is not a store of maru (application %lld, version %lld)", c->folder,
+                       (long long)id, (long long)version);
+    if (c->mode == COLLECTION_READ)
+        return err_new(ERR_NOTFOUND, "collection %s is empty: it is being made, or making it was interrupted", c->name);
     char ours[128];
     snprintf(ours, sizeof ours, "PRAGMA application_id = %d; PRAGMA user_version = %d;", APPLICATION_ID, SCHEMA_VERSION);
     TRY(store_begin(c, true));
@@ -341,7 +354,8 @@ err collection_open(collection **out, const char *name, collection_mode mode)
         TRY_TO(fail, file_mkdirs(c->folder));
         snprintf(lock, sizeof lock, "%s/lock", c->folder);
         bad = file_lock(lock, false, &c->lock);
-        if (bad.code == ERR_BUSY) bad = err_new(ERR_BUSY, "collection %s is being written by another process (%s)", c->name, lock);
+        if (bad.code == ERR_BUSY)
+            bad = err_new(ERR_BUSY, "collection %s is being written by another process (%s)", c->name, lock);
         if (bad.code) goto fail;
     }
     TRY_TO(fail, open_database(c));
@@ -373,7 +387,8 @@ void collection_close(collection *c)
     mem_free(c);
 }
 
-/* ---- meta ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- meta
+ * ------------------------------------------------------------------------------------------------------------------------ */
 err collection_meta_get(collection *c, const char *key, char **value)
 {
     sqlite3_stmt *q;

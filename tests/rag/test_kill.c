@@ -1,5 +1,5 @@
-/* kill -9 in the middle of adding and of removing, again and again at random moments: the store opens, holds whole documents only,
- * and the same call completes the work to the same state as an undisturbed one. 20 times, MARU_HEAVY=1: 200. */
+/* kill -9 in the middle of adding and of removing, again and again at random moments: the store opens, holds whole documents
+ * only, and the same call completes the work to the same state as an undisturbed one. 20 times, MARU_HEAVY=1: 200. */
 #include "store_help.h"
 #include <signal.h>
 #include <time.h>
@@ -16,13 +16,17 @@ static void write_documents(int version)
         char name[64];
         buf_reset(&b);
         for (int k = 0; k <= i % 9 * 6; k++)
-            buf_fmt(&b, "# %d번 문서의 %d절\n\n이 문서는 %d판이고, 문장 %d개 가운데 하나이다. The rest is English text number %d.\n\n", i, k, i % 3 ? 1 : version, k, i * k);
+            buf_fmt(
+                &b,
+                "# %d번 문서의 %d절\n\n이 문서는 %d판이고, 문장 %d개 가운데 하나이다. The rest is English text number %d.\n\n", i,
+                k, i % 3 ? 1 : version, k, i * k);
         snprintf(name, sizeof name, "docs/%02d.md", i);
         write_file(name, buf_cstr(&b));
     }
     buf_reset(&b);
     for (int i = version == 2 ? 10 : 0; i < LINES + (version == 2 ? 10 : 0); i++)
-        buf_fmt(&b, "{\"id\":\"line-%d\",\"title\":\"title %d\",\"text\":\"text %d of version %d. %d\",\"n\":%d}\n", i, i, i, i % 4 ? 1 : version, i, i);
+        buf_fmt(&b, "{\"id\":\"line-%d\",\"title\":\"title %d\",\"text\":\"text %d of version %d. %d\",\"n\":%d}\n", i, i, i,
+                i % 4 ? 1 : version, i, i);
     write_file("docs/lines.jsonl", buf_cstr(&b));
     buf_free(&b);
     snprintf(docs, sizeof docs, "%s", in_home("docs"));
@@ -32,7 +36,7 @@ static void write_documents(int version)
 static void add_all(const char *name)
 {
     collection *c = open_for(name, COLLECTION_WRITE);
-    add_result  r = ADD(c, NULL, docs);
+    add_result r = ADD(c, NULL, docs);
     assert_int_equal(r.n_failed, 0);
     add_result_free(&r);
     collection_close(c);
@@ -47,7 +51,7 @@ static void sleep_s(double s)
 /* runs `work` in a child that is killed after that many seconds; true: it was still at it */
 static bool killed(void (*work)(const char *), const char *name, double after)
 {
-    int   status;
+    int status;
     pid_t child = fork();
     assert_true(child >= 0);
     if (!child) {
@@ -72,13 +76,13 @@ static err same_text(void *ctx, loaded *d)
 static i64 check_whole(const char *name)
 {
     collection *c = open_for(name, COLLECTION_READ);
-    documents   d;
+    documents d;
     assert_ok(collection_documents(c, &d));
     for (usize i = 0; i < d.n; i++) {
         const loaded *l;
-        buf           original = {0};
-        range        *r;
-        usize         n;
+        buf original = {0};
+        range *r;
+        usize n;
         assert_ok(collection_document(c, d.d[i].id, &l, NULL));
         assert_ok(load_check(l));
         assert_ok(split_document(l, 320, &r, &n));
@@ -126,10 +130,10 @@ static void killed_while_adding(void **state)
     rng_seed(&r, 11);
     write_documents(1);
     double first = seconds_of(add_all, "one");
-    u64    one = state_of("one");
+    u64 one = state_of("one");
     write_documents(2);
     double second = seconds_of(add_all, "one");
-    u64    two = state_of("one");
+    u64 two = state_of("one");
     assert_true(one != two);
     for (int i = 0; i < n; i++) {
         bool fresh = i % 2 == 0;
@@ -141,7 +145,7 @@ static void killed_while_adding(void **state)
         i64 count = 0;
         if (exists("kill")) { /* else it died before the first table */
             collection *c;
-            err         e = collection_open(&c, "kill", COLLECTION_READ);
+            err e = collection_open(&c, "kill", COLLECTION_READ);
             if (e.code) want_error(e, ERR_NOTFOUND, "interrupted");
             collection_close(c);
             if (!e.code) count = check_whole("kill");
@@ -159,12 +163,14 @@ static void killed_while_adding(void **state)
 static void remove_some(const char *name)
 {
     collection *c = open_for(name, COLLECTION_WRITE);
-    char        id[16][520];
+    char id[16][520];
     const char *list[16];
-    i64         removed;
+    i64 removed;
     for (int i = 0; i < 16; i++) {
-        if (i < 8) snprintf(id[i], sizeof id[i], "%s/%02d.md", docs, i * 3);
-        else snprintf(id[i], sizeof id[i], "line-%d", 10 + i * 3);
+        if (i < 8)
+            snprintf(id[i], sizeof id[i], "%s/%02d.md", docs, i * 3);
+        else
+            snprintf(id[i], sizeof id[i], "line-%d", 10 + i * 3);
         list[i] = id[i];
     }
     assert_ok(collection_remove(c, list, 16, &removed));
@@ -180,15 +186,16 @@ static void killed_while_removing(void **state)
     write_documents(2);
     add_all("rm");
     double seconds = seconds_of(remove_some, "rm");
-    u64    after = state_of("rm");
+    u64 after = state_of("rm");
     assert_ok(file_remove_tree(in_home("collections/rm")));
     for (int i = 0; i < n; i++) {
         add_all("rm");
         dead += killed(remove_some, "rm", rng_unit(&r) * seconds * 1.1);
         i64 count = check_whole("rm");
-        if (count == FILES + LINES) remove_some("rm");
+        if (count == FILES + LINES)
+            remove_some("rm");
         else {
-            assert_int_equal(count, FILES + LINES - 16); /* all of them or none */
+            assert_int_equal(count, FILES + LINES - 16);        /* all of them or none */
             collection_close(open_for("rm", COLLECTION_WRITE)); /* the next writer takes the traces away */
         }
         assert_true(state_of("rm") == after);

@@ -7,13 +7,18 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-static const char memo[] =
-    "{\"id\":\"leave\",\"title\":\"연차 규정\",\"text\":\"사용하지 않은 연차는 8일까지 다음 해로 이월할 수 있다.\",\"year\":2024,\"team\":\"인사\"}\n"
-    "{\"id\":\"room\",\"title\":\"회의실\",\"text\":\"회의실은 두 주 전부터 예약할 수 있고, 15분 늦으면 취소된다.\",\"year\":2024,\"team\":\"총무\"}\n"
-    "{\"id\":\"trip\",\"title\":\"출장\",\"text\":\"해외 출장의 숙박비는 1박에 200달러까지 지급한다.\",\"year\":2025,\"team\":\"총무\"}\n"
-    "{\"id\":\"pass\",\"title\":\"Passwords\",\"text\":\"Passwords have twelve characters and are changed every 180 days.\",\"year\":2025,\"team\":\"IT\"}\n"
-    "{\"id\":\"vpn\",\"title\":\"Remote work\",\"text\":\"Employees who work from home connect through the VPN and lock the screen.\",\"year\":2025,\"team\":\"IT\"}\n"
-    "{\"id\":\"park\",\"title\":\"주차\",\"text\":\"주차장은 선착순이며 방문객은 두 시간까지 무료이다.\",\"year\":2023,\"team\":\"총무\"}\n";
+static const char memo[] = "{\"id\":\"leave\",\"title\":\"연차 규정\",\"text\":\"사용하지 않은 연차는 8일까지 다음 해로 이월할 "
+                           "수 있다.\",\"year\":2024,\"team\":\"인사\"}\n"
+                           "{\"id\":\"room\",\"title\":\"회의실\",\"text\":\"회의실은 두 주 전부터 예약할 수 있고, 15분 늦으면 "
+                           "취소된다.\",\"year\":2024,\"team\":\"총무\"}\n"
+                           "{\"id\":\"trip\",\"title\":\"출장\",\"text\":\"해외 출장의 숙박비는 1박에 200달러까지 "
+                           "지급한다.\",\"year\":2025,\"team\":\"총무\"}\n"
+                           "{\"id\":\"pass\",\"title\":\"Passwords\",\"text\":\"Passwords have twelve characters and are changed "
+                           "every 180 days.\",\"year\":2025,\"team\":\"IT\"}\n"
+                           "{\"id\":\"vpn\",\"title\":\"Remote work\",\"text\":\"Employees who work from home connect through "
+                           "the VPN and lock the screen.\",\"year\":2025,\"team\":\"IT\"}\n"
+                           "{\"id\":\"park\",\"title\":\"주차\",\"text\":\"주차장은 선착순이며 방문객은 두 시간까지 "
+                           "무료이다.\",\"year\":2023,\"team\":\"총무\"}\n";
 
 static hits ask(collection *c, const char *question, const search_opts *o)
 {
@@ -21,8 +26,8 @@ static hits ask(collection *c, const char *question, const search_opts *o)
     assert_ok(collection_search(c, question, o, &h));
     for (usize i = 0; i < h.n; i++) {
         const loaded *l;
-        document      info;
-        place         p;
+        document info;
+        place p;
         assert_int_equal(h.h[i].rank, i + 1);
         if (i) assert_true(h.h[i].score <= h.h[i - 1].score);
         assert_true(h.h[i].coverage >= 0 && h.h[i].coverage <= 1.0001f);
@@ -52,7 +57,8 @@ static void want_hits(collection *c, const char *question, const search_opts *o,
     hits_free(&h);
 }
 
-/* ---- keywords --------------------------------------------------------------------------------------------------------------------- */
+/* ---- keywords
+ * --------------------------------------------------------------------------------------------------------------------- */
 static void keywords_find(void **state)
 {
     (void)state;
@@ -79,7 +85,7 @@ static void wrong_options_are_said(void **state)
 {
     (void)state;
     collection *c = open_for("memo", COLLECTION_READ);
-    hits        h;
+    hits h;
     want_error(collection_search(c, "주차", &(search_opts){.mode = SEARCH_DENSE}, &h), ERR_INPUT, "needs its embedder");
     want_error(collection_search(c, "주차", &(search_opts){.mode = SEARCH_HYBRID}, &h), ERR_INPUT, "needs its embedder");
     want_error(collection_search(c, "주차", &(search_opts){.weight = 1.5f}, &h), ERR_INPUT, "weight");
@@ -95,11 +101,14 @@ static void filters_work_inside(void **state)
 {
     (void)state;
     collection *c = open_for("filter", COLLECTION_WRITE);
-    buf         b = {0};
+    buf b = {0};
     for (int i = 0; i < 400; i++)
-        buf_fmt(&b, "{\"id\":\"d%d\",\"text\":\"주차 안내 %s\",\"year\":%d,\"open\":%s}\n", i, i % 20 ? "주차 주차 주차" : "", 2000 + i % 20, i % 40 ? "false" : "true");
+        buf_fmt(&b, "{\"id\":\"d%d\",\"text\":\"주차 안내 %s\",\"year\":%d,\"open\":%s}\n", i, i % 20 ? "주차 주차 주차" : "",
+                2000 + i % 20, i % 40 ? "false" : "true");
     want_added(ADD(c, (&(add_opts){.owner = "kim"}), write_file("filter/a.jsonl", buf_cstr(&b))), 400, 0, 0, 0);
-    want_added(ADD(c, (&(add_opts){.owner = "lee", .attributes = "{\"year\":1999,\"team\":\"총무\"}"}), write_file("filter/b.txt", "주차 이야기\n")), 1, 0, 0, 0);
+    want_added(ADD(c, (&(add_opts){.owner = "lee", .attributes = "{\"year\":1999,\"team\":\"총무\"}"}),
+                   write_file("filter/b.txt", "주차 이야기\n")),
+               1, 0, 0, 0);
     buf_free(&b);
     /* those that pass score worst of all: all the same k of them come */
     want_hits(c, "주차", &(search_opts){.k = 15, .filter = "{\"year\":2000}"}, 15);
@@ -123,8 +132,10 @@ static void headings_are_searched_too(void **state)
 {
     (void)state;
     buf b = {0};
-    buf_puts(&b, "# 취업규칙\n\n## 출장\n\n### 제1조\n\n숙박비는 영수증으로 정산하며 늦어도 열흘 안에 신청하고 부서장의 결재를 받아야 한다. 교통비는 실비로 지급한다.\n\n");
-    buf_puts(&b, "## 교육\n\n### 제2조\n\n비용은 영수증으로 정산하며 늦어도 한 달 안에 신청하고 부서장의 결재를 받아야 한다. 교재비는 실비로 지급한다.\n");
+    buf_puts(&b, "# 취업규칙\n\n## 출장\n\n### 제1조\n\n숙박비는 영수증으로 정산하며 늦어도 열흘 안에 신청하고 부서장의 결재를 "
+                 "받아야 한다. 교통비는 실비로 지급한다.\n\n");
+    buf_puts(&b, "## 교육\n\n### 제2조\n\n비용은 영수증으로 정산하며 늦어도 한 달 안에 신청하고 부서장의 결재를 받아야 한다. "
+                 "교재비는 실비로 지급한다.\n");
     collection *c = open_for("heads", COLLECTION_WRITE);
     want_added(ADD(c, NULL, write_file("heads/rule.md", buf_cstr(&b))), 1, 0, 0, 0);
     hits h = ask(c, "교육 비용의 정산", &(search_opts){0});
@@ -137,7 +148,8 @@ static void headings_are_searched_too(void **state)
     collection_close(c);
 }
 
-/* ---- a reader beside a writer -------------------------------------------------------------------------------------------------------- */
+/* ---- a reader beside a writer
+ * -------------------------------------------------------------------------------------------------------- */
 static void write_on(void)
 {
     collection *c = open_for("busy", COLLECTION_WRITE);
@@ -166,9 +178,11 @@ static void readers_never_see_halves(void **state)
     c = open_for("busy", COLLECTION_READ);
     while (waitpid(child, &status, WNOHANG) == 0) {
         hits h;
-        err  e = collection_search(c, "주차 안내", &(search_opts){.k = 20}, &h);
-        if (e.code) want_error(e, ERR_BUSY, "changes faster");
-        else assert_true(h.n >= 1 && h.n <= 12);
+        err e = collection_search(c, "주차 안내", &(search_opts){.k = 20}, &h);
+        if (e.code)
+            want_error(e, ERR_BUSY, "changes faster");
+        else
+            assert_true(h.n >= 1 && h.n <= 12);
         for (usize i = 0; i < h.n; i++) assert_true(strstr(h.h[i].text, "주차 안내") != NULL);
         hits_free(&h);
         rounds++;
@@ -184,24 +198,28 @@ static void memory_runs_out(void **state)
 {
     (void)state;
     for (i64 n = 1, done = 0; !done; n++) {
-        usize       before = mem_now();
+        usize before = mem_now();
         collection *c;
-        hits        h = {0};
+        hits h = {0};
         mem_fail_at(n);
         err e = collection_open(&c, "memo", COLLECTION_READ);
         if (!e.code) e = collection_search(c, "회의실 예약", &(search_opts){.owner = "kim", .filter = "{\"team\":\"총무\"}"}, &h);
         done = mem_fail_count() < n;
         mem_fail_at(0);
-        if (!e.code) assert_int_equal(h.n, 1);
-        else if (e.code != ERR_NOMEM) fail_msg("allocation %lld failed: %s: %s", (long long)n, err_name(e.code), e.what);
-        else assert_null(h.h);
+        if (!e.code)
+            assert_int_equal(h.n, 1);
+        else if (e.code != ERR_NOMEM)
+            fail_msg("allocation %lld failed: %s: %s", (long long)n, err_name(e.code), e.what);
+        else
+            assert_null(h.h);
         hits_free(&h);
         collection_close(c);
         assert_int_equal(mem_now(), before);
     }
 }
 
-/* ---- with an embedder ------------------------------------------------------------------------------------------------------------------ */
+/* ---- with an embedder
+ * ------------------------------------------------------------------------------------------------------------------ */
 static engine *embedder;
 static engine *need_embedder(void)
 {
@@ -214,7 +232,7 @@ static engine *need_embedder(void)
 static void meaning_finds(void **state)
 {
     (void)state;
-    engine     *e = need_embedder();
+    engine *e = need_embedder();
     collection *c = open_for("vec", COLLECTION_WRITE);
     want_added(ADD(c, (&(add_opts){.embedder = e, .embedder_name = "e5-small"}), write_file("vec/a.jsonl", memo)), 6, 0, 0, 0);
     search_opts dense = {.mode = SEARCH_DENSE, .embedder = e}, both = {.embedder = e};
@@ -232,22 +250,26 @@ static void meaning_finds(void **state)
     collection_close(c);
 }
 
-typedef struct { const char *id; float keyword, cosine, score; } parts;
+typedef struct {
+    const char *id;
+    float keyword, cosine, score;
+} parts;
 static int by_id(const void *a, const void *b) { return strcmp(((const parts *)a)->id, ((const parts *)b)->id); }
 
 /* The blend is what the two searches alone say, put together here once more. */
 static void blend_is_the_sum_of_its_parts(void **state)
 {
     (void)state;
-    engine     *e = need_embedder();
+    engine *e = need_embedder();
     collection *c = open_for("vec", COLLECTION_READ);
     const char *questions[] = {"연차 이월", "password for remote work", "두 시간 무료 주차", "회의실 취소"};
-    float       weights[] = {0.5f, 0.3f, 0.9f};
+    float weights[] = {0.5f, 0.3f, 0.9f};
     for (usize i = 0; i < COUNT_OF(questions) * COUNT_OF(weights); i++) {
         const char *q = questions[i / COUNT_OF(weights)];
-        float       w = weights[i % COUNT_OF(weights)];
-        hits        d = ask(c, q, &(search_opts){.mode = SEARCH_DENSE, .embedder = e}), k = ask(c, q, &(search_opts){.mode = SEARCH_BM25});
-        hits        h = ask(c, q, &(search_opts){.weight = w, .embedder = e, .mode = SEARCH_HYBRID});
+        float w = weights[i % COUNT_OF(weights)];
+        hits d = ask(c, q, &(search_opts){.mode = SEARCH_DENSE, .embedder = e}),
+             k = ask(c, q, &(search_opts){.mode = SEARCH_BM25});
+        hits h = ask(c, q, &(search_opts){.weight = w, .embedder = e, .mode = SEARCH_HYBRID});
         assert_int_equal(d.n, 6);
         assert_int_equal(h.n, 6);
         float best = d.h[0].cosine, least = d.h[5].cosine;
@@ -271,7 +293,8 @@ static void blend_is_the_sum_of_its_parts(void **state)
         hits_free(&k);
         hits_free(&h);
     }
-    hits r = ask(c, "연차 이월", &(search_opts){.rrf = true, .embedder = e}), k = ask(c, "연차 이월", &(search_opts){.mode = SEARCH_BM25});
+    hits r = ask(c, "연차 이월", &(search_opts){.rrf = true, .embedder = e}),
+         k = ask(c, "연차 이월", &(search_opts){.mode = SEARCH_BM25});
     assert_true(r.h[0].score <= 2.0f / 61 + 1e-6f && r.h[0].score >= 1.0f / 61);
     assert_string_equal(r.h[0].document, k.h[0].document);
     hits_free(&r);
@@ -282,26 +305,28 @@ static void blend_is_the_sum_of_its_parts(void **state)
 static void embedders_are_fixed(void **state)
 {
     (void)state;
-    engine     *e = need_embedder();
+    engine *e = need_embedder();
     collection *c = open_for("vec", COLLECTION_WRITE);
     const char *a = write_file("vec/more.txt", "한 줄 더\n");
-    add_result  r;
-    hits        h;
-    char       *name, *id;
+    add_result r;
+    hits h;
+    char *name, *id;
     assert_ok(collection_meta_get(c, "embedder", &name));
     assert_string_equal(name, "e5-small");
     mem_free(name);
     want_error(collection_add(c, &a, 1, &(add_opts){0}, &r), ERR_INPUT, "begun with the embedder e5-small, now none");
     assert_ok(collection_meta_get(c, "embedder_id", &id));
     assert_ok(collection_meta_put(c, "embedder_id", "0123456789abcdef"));
-    want_error(collection_add(c, &a, 1, &(add_opts){.embedder = e, .embedder_name = "other"}, &r), ERR_INPUT, "e5-small (01234567), now other");
+    want_error(collection_add(c, &a, 1, &(add_opts){.embedder = e, .embedder_name = "other"}, &r), ERR_INPUT,
+               "e5-small (01234567), now other");
     want_error(collection_search(c, "주차", &(search_opts){.embedder = e}, &h), ERR_INPUT, "e5-small (01234567)");
     assert_ok(collection_meta_put(c, "embedder_id", id));
     mem_free(id);
     want_added(ADD(c, (&(add_opts){.embedder = e, .embedder_name = "by another path"}), a), 1, 0, 0, 0); /* the file decides */
     collection_close(c);
     c = open_for("memo", COLLECTION_WRITE); /* begun without one */
-    want_error(collection_add(c, &a, 1, &(add_opts){.embedder = e, .embedder_name = "e5-small"}, &r), ERR_INPUT, "begun without an embedder");
+    want_error(collection_add(c, &a, 1, &(add_opts){.embedder = e, .embedder_name = "e5-small"}, &r), ERR_INPUT,
+               "begun without an embedder");
     want_first(c, "회의실 예약", &(search_opts){.embedder = e}, "room"); /* auto: keywords are all there is */
     want_error(collection_search(c, "주차", &(search_opts){.embedder = e, .mode = SEARCH_HYBRID}, &h), ERR_INPUT, "no vectors");
     collection_close(c);
@@ -311,16 +336,20 @@ static void long_documents_by_windows(void **state)
 {
     (void)state;
     engine *e = need_embedder();
-    buf     b = {0};
+    buf b = {0};
     for (int i = 0; i < 30; i++) buf_fmt(&b, "이 문단은 창고 재고 조사의 %d번째 단계를 설명하며 특별한 내용이 없다. ", i);
     buf_puts(&b, "방문객의 자동차는 지하 2층에 세운다.");
     const char *a = write_file("win/long.txt", buf_cstr(&b));
-    float       cosine[3];
+    float cosine[3];
     for (int i = 0; i < 3; i++) {
         char name[20];
         snprintf(name, sizeof name, "win%d", i);
         collection *c = open_for(name, COLLECTION_WRITE);
-        add_opts    o = {.embedder = e, .embedder_name = "e5-small", .chunk_tokens = -1, .window = i == 1 ? WINDOW_FIRST : WINDOW_MEAN, .best_window = i == 2};
+        add_opts o = {.embedder = e,
+                      .embedder_name = "e5-small",
+                      .chunk_tokens = -1,
+                      .window = i == 1 ? WINDOW_FIRST : WINDOW_MEAN,
+                      .best_window = i == 2};
         want_added(ADD(c, &o, a), 1, 0, 0, 0);
         hits h = ask(c, "손님 차는 어디에 주차하나요?", &(search_opts){.embedder = e, .mode = SEARCH_DENSE});
         assert_int_equal(h.n, 1); /* however many vectors it has */
@@ -332,7 +361,8 @@ static void long_documents_by_windows(void **state)
     buf_free(&b);
 }
 
-/* ---- a thousand questions over real documents -------------------------------------------------------------------------------------------- */
+/* ---- a thousand questions over real documents
+ * -------------------------------------------------------------------------------------------- */
 static err unpack(const char *archive, const char *to)
 {
     buf out = {0}, errors = {0};
@@ -356,33 +386,35 @@ static void question_from(rng *r, const loaded *l, char out[200])
 static void random_hits_are_exact(void **state)
 {
     (void)state;
-    const char *md = test_shared("data/docs-md-ko/rust-book-ko.tar.zst"), *law = test_shared("data/docs-law-ko/plain"), *pdf = test_shared("data/docs-pdf");
+    const char *md = test_shared("data/docs-md-ko/rust-book-ko.tar.zst"), *law = test_shared("data/docs-law-ko/plain"),
+               *pdf = test_shared("data/docs-pdf");
     SKIP_WITHOUT(md && law && pdf ? md : NULL, "docs-md-ko, docs-law-ko, docs-pdf");
     collection *c = open_for("real", COLLECTION_WRITE);
     if (unpack(md, in_home("real-md")).code) print_message("tar with zstd is not here, so Markdown is left out\n");
     const char *paths[] = {in_home("real-md"), law, in_home("pdf/autorag"), in_home("pdf/ko-bok")};
-    char        pdfs[2][500];
+    char pdfs[2][500];
     snprintf(pdfs[0], sizeof pdfs[0], "%s/autorag", pdf);
     snprintf(pdfs[1], sizeof pdfs[1], "%s/ko-bok", pdf);
     paths[2] = pdfs[0], paths[3] = pdfs[1];
     add_result r = ADD(c, NULL, paths[0], paths[1], paths[2], paths[3]);
-    print_message("%lld documents, %lld chunks in %.1f s, %zu failed\n", (long long)r.added, (long long)r.chunks, r.seconds, r.n_failed);
+    print_message("%lld documents, %lld chunks in %.1f s, %zu failed\n", (long long)r.added, (long long)r.chunks, r.seconds,
+                  r.n_failed);
     add_result_free(&r);
     documents d;
-    rng       random;
-    usize     n_hits = 0, questions = 0, found = 0;
+    rng random;
+    usize n_hits = 0, questions = 0, found = 0;
     assert_ok(collection_documents(c, &d));
     rng_seed(&random, 5);
     double searching = 0;
     while (n_hits < 1000) {
         const document *from = &d.d[rng_u64(&random) % d.n];
-        const loaded   *l;
-        char            question[200];
+        const loaded *l;
+        char question[200];
         if (!from->chunks) continue;
         assert_ok(collection_document(c, from->id, &l, NULL));
         question_from(&random, l, question);
         double start = clock_s();
-        hits   quick;
+        hits quick;
         assert_ok(collection_search(c, question, &(search_opts){.k = 10}, &quick));
         searching += clock_s() - start;
         hits_free(&quick);
@@ -394,7 +426,8 @@ static void random_hits_are_exact(void **state)
         n_hits += h.n;
         hits_free(&h);
     }
-    print_message("%zu questions, %zu hits, all exact; %zu found their document among 10; %.2f ms a search\n", questions, n_hits, found, searching * 1e3 / (double)questions);
+    print_message("%zu questions, %zu hits, all exact; %zu found their document among 10; %.2f ms a search\n", questions, n_hits,
+                  found, searching * 1e3 / (double)questions);
     assert_true(found * 10 >= questions * 8);
     documents_free(&d);
     collection_close(c);
@@ -403,10 +436,17 @@ static void random_hits_are_exact(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(keywords_find),         cmocka_unit_test(wrong_options_are_said),   cmocka_unit_test(filters_work_inside),
-        cmocka_unit_test(headings_are_searched_too), cmocka_unit_test(readers_never_see_halves), cmocka_unit_test(memory_runs_out),
-        cmocka_unit_test(random_hits_are_exact), cmocka_unit_test(meaning_finds),            cmocka_unit_test(blend_is_the_sum_of_its_parts),
-        cmocka_unit_test(embedders_are_fixed),   cmocka_unit_test(long_documents_by_windows),
+        cmocka_unit_test(keywords_find),
+        cmocka_unit_test(wrong_options_are_said),
+        cmocka_unit_test(filters_work_inside),
+        cmocka_unit_test(headings_are_searched_too),
+        cmocka_unit_test(readers_never_see_halves),
+        cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(random_hits_are_exact),
+        cmocka_unit_test(meaning_finds),
+        cmocka_unit_test(blend_is_the_sum_of_its_parts),
+        cmocka_unit_test(embedders_are_fixed),
+        cmocka_unit_test(long_documents_by_windows),
     };
     int bad = cmocka_run_group_tests_name("retrieve", tests, home_make, home_drop);
     engine_close(embedder);

@@ -6,7 +6,10 @@
 #include "rag/store.h"
 #include "text/text.h"
 
-typedef struct { range *r; usize n; } chunks;
+typedef struct {
+    range *r;
+    usize n;
+} chunks;
 
 static chunks split(const loaded *d, i64 budget)
 {
@@ -21,9 +24,9 @@ static bool ideograph(u32 c) { return text_is_han(c) || (c >= 0x3040 && c <= 0x3
 /* every character decoded once: cover, order, words */
 static void check_cover(const loaded *d, const chunks *c)
 {
-    str   s = {d->text, d->text_len};
+    str s = {d->text, d->text_len};
     usize at = 0, k = 0;
-    u32   before = ' ';
+    u32 before = ' ';
     for (u32 n = 0; at < s.n; n++) {
         u32 x = utf8_next(s, &at);
         while (k < c->n && n >= c->r[k].end) k++;
@@ -52,7 +55,9 @@ static void check_budget(const loaded *d, const chunks *c, i64 budget)
     for (usize i = 0; i < c->n; i++) {
         str text = part_of(d, c->r[i].start, c->r[i].end);
         i64 cost = split_estimate(text);
-        if (cost > budget && has_space(text)) fail_msg("chunk %zu [%u,%u) is estimated at %lld tokens, the budget is %lld", i, c->r[i].start, c->r[i].end, (long long)cost, (long long)budget);
+        if (cost > budget && has_space(text))
+            fail_msg("chunk %zu [%u,%u) is estimated at %lld tokens, the budget is %lld", i, c->r[i].start, c->r[i].end,
+                     (long long)cost, (long long)budget);
     }
 }
 
@@ -64,7 +69,8 @@ static void check_headings(const loaded *d, const chunks *c, i64 budget)
         if (b->kind != BLOCK_HEADING) continue;
         while (c->r[k].end <= b->start) k++;
         i64 cost = 0;
-        for (usize j = i + 1; j-- && d->blocks[j].kind == BLOCK_HEADING;) cost += split_estimate(part_of(d, d->blocks[j].start, d->blocks[j].end));
+        for (usize j = i + 1; j-- && d->blocks[j].kind == BLOCK_HEADING;)
+            cost += split_estimate(part_of(d, d->blocks[j].start, d->blocks[j].end));
         if (cost < budget / 3 && c->r[k].end <= next->start) fail_msg("chunk %zu ends with the heading at %u", k, b->start);
     }
 }
@@ -129,7 +135,9 @@ static void long_sections_are_balanced(void **state)
 {
     (void)state;
     buf b = {0};
-    for (int i = 0; i < 26; i++) buf_fmt(&b, "Sentence %d of this paragraph says something that is about as long as the others.%s", i, i % 5 == 4 ? "\n\n" : " ");
+    for (int i = 0; i < 26; i++)
+        buf_fmt(&b, "Sentence %d of this paragraph says something that is about as long as the others.%s", i,
+                i % 5 == 4 ? "\n\n" : " ");
     loaded d = load_one("a.txt", buf_view(&b));
     chunks c = split(&d, 300);
     i64 least = INT64_MAX, most = 0;
@@ -243,9 +251,13 @@ static void want_context(const loaded *d, const chunks *c, const char *of, const
 static void headings_above(void **state)
 {
     (void)state;
-    static const char body[] = "이 조의 내용은 충분히 길어서 옆의 조와 한 조각이 되지 않습니다. 그래서 두 문장을 더 씁니다. 그리고 하나 더 씁니다.\n\n";
+    static const char body[] =
+        "이 조의 내용은 충분히 길어서 옆의 조와 한 조각이 되지 않습니다. 그래서 두 문장을 더 씁니다. 그리고 하나 더 씁니다.\n\n";
     buf b = {0};
-    buf_fmt(&b, "# 취업규칙\n\n## 제3장 휴가 ##\n\n### 제8조(연차)\n\n가 %s### 제9조(경조)\n\n나 %s## 제4장 C# 교육\n\n다 %s다음 %s라 %s끝 %s", body, body, body, body, body, body);
+    buf_fmt(&b,
+            "# 취업규칙\n\n## 제3장 휴가 ##\n\n### 제8조(연차)\n\n가 %s### 제9조(경조)\n\n나 %s## 제4장 C# 교육\n\n다 %s다음 "
+            "%s라 %s끝 %s",
+            body, body, body, body, body, body);
     loaded d = load_one("rule.md", buf_view(&b));
     chunks c = split(&d, 130);
     want_context(&d, &c, "가 이", "");
@@ -254,7 +266,9 @@ static void headings_above(void **state)
     want_context(&d, &c, "라 이", "취업규칙\n제4장 C# 교육");
     mem_free(c.r);
     loaded_free(&d);
-    d = load_one("notes.html", S("<html><head><title>Office rules</title></head><body><h2>Keys</h2><p>Keys are kept at the desk.</p></body></html>"));
+    d = load_one(
+        "notes.html",
+        S("<html><head><title>Office rules</title></head><body><h2>Keys</h2><p>Keys are kept at the desk.</p></body></html>"));
     c = split(&d, 320);
     want_context(&d, &c, "Keys", "Office rules"); /* a title that no heading says */
     mem_free(c.r);
@@ -276,7 +290,9 @@ static void hard_documents(void **state)
     buf_reset(&b);
     rng r;
     rng_seed(&r, 7);
-    static const char *const bits[] = {"가나다 ", "word ", "12,345.6 ", "漢字", "\n", "\n\n", ". ", "! ", "# ", "- ", "| a | b |\n", "```\n", "ㅋㅋㅋ", "https://a.b/c?d=e&f ", "é", "😀 "};
+    static const char *const bits[] = {"가나다 ", "word ", "12,345.6 ", "漢字",        "\n",    "\n\n",   ". ",
+                                       "! ",      "# ",    "- ",        "| a | b |\n", "```\n", "ㅋㅋㅋ", "https://a.b/c?d=e&f ",
+                                       "é",       "😀 "};
     for (int round = 0; round < 30; round++) {
         buf_reset(&b);
         for (int i = 0; i < 600; i++) buf_puts(&b, bits[rng_u64(&r) % COUNT_OF(bits)]);
@@ -321,8 +337,10 @@ static err check_file(void *ctx, const char *path)
     usize *n = ctx;
     no_err(file_read(&b, path, 0));
     err e = load_bytes(path, b.p, b.n, check_doc, NULL);
-    if (e.code) print_message("%s\n", e.what);
-    else ++*n;
+    if (e.code)
+        print_message("%s\n", e.what);
+    else
+        ++*n;
     buf_free(&b);
     return OK;
 }
@@ -388,7 +406,8 @@ static void estimate_errs_high(void **state)
     counting k = {m->tok, 0, 0, 0, 0};
     no_err(file_walk("samples/docs", count_file, &k));
     if (law) no_err(file_walk(law, count_file, &k));
-    print_message("%zu chunks, %zu estimated too low, real tokens are %.2f of the estimate\n", k.n, k.low, (double)k.real / (double)k.estimate);
+    print_message("%zu chunks, %zu estimated too low, real tokens are %.2f of the estimate\n", k.n, k.low,
+                  (double)k.real / (double)k.estimate);
     assert_true((double)k.low <= 0.01 * (double)k.n);
     assert_true((double)k.real > 0.7 * (double)k.estimate); /* and not by much */
     model_close(m);
@@ -397,10 +416,18 @@ static void estimate_errs_high(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(empty_has_none),     cmocka_unit_test(sections_begin_chunks),       cmocka_unit_test(long_sections_are_balanced),
-        cmocka_unit_test(words_stay_whole),   cmocka_unit_test(tables_by_rows),              cmocka_unit_test(csv_rows_know_their_columns),
-        cmocka_unit_test(headings_above),     cmocka_unit_test(hard_documents),              cmocka_unit_test(memory_runs_out),
-        cmocka_unit_test(sample_documents),   cmocka_unit_test(law_documents),               cmocka_unit_test(estimate_errs_high),
+        cmocka_unit_test(empty_has_none),
+        cmocka_unit_test(sections_begin_chunks),
+        cmocka_unit_test(long_sections_are_balanced),
+        cmocka_unit_test(words_stay_whole),
+        cmocka_unit_test(tables_by_rows),
+        cmocka_unit_test(csv_rows_know_their_columns),
+        cmocka_unit_test(headings_above),
+        cmocka_unit_test(hard_documents),
+        cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(sample_documents),
+        cmocka_unit_test(law_documents),
+        cmocka_unit_test(estimate_errs_high),
     };
     return cmocka_run_group_tests_name("split", tests, NULL, NULL);
 }
