@@ -189,6 +189,17 @@ static void word(scan *k, str run, bool digits)
     buf_free(&low);
 }
 
+/* "3. ", "3) " and "6.1 " that begin a line of a source number it and say nothing: they support no figure */
+static bool line_number(const scan *k, usize from, usize end)
+{
+    while (from && k->text.p[from - 1] == ' ') from--;
+    if (!k->source || (from && k->text.p[from - 1] != '\n') || end >= k->text.n) return false;
+    bool space = end + 1 >= k->text.n || k->text.p[end + 1] == ' ' || k->text.p[end + 1] == '\n';
+    if (k->text.p[end] == '.' || k->text.p[end] == ')') return space;
+    bool point = memchr(k->text.p + from, '.', end - from) != NULL;
+    return point && k->text.p[end] == ' ' && !measure_at((str){k->text.p + end + 1, k->text.n - end - 1});
+}
+
 /* a run of letters and digits with - _ . / : , between them; a measure behind digits is no part of it */
 static void run_at(scan *k)
 {
@@ -214,6 +225,7 @@ static void run_at(scan *k)
     bool plain = true; /* digits, then letters without a digit among them: "12V", "3rd" */
     for (usize i = first_letter; letters && i < end; i++) plain &= !digit((u8)k->text.p[i]) && k->text.p[i] != '-';
     k->at = end;
+    if (!letters && line_number(k, from, end)) return;
     if (!letters)
         numbers(k, run);
     else if (starts && plain) {

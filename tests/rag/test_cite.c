@@ -53,6 +53,10 @@ static void figures(void **state)
         {"the Fern office", "in the Fern office", true},
         {"the Fern office", "in the Moss office", false},
         {"① 휴가는 5일", "1일", false}, /* a clause's number is no figure */
+        {"3. 부서장은 16일까지 계획을 낸다", "3일", false},
+        {"3) 부서장은 16일까지 계획을 낸다", "16일", true},
+        {"6.1 The supplier reports within 12 hours", "6.1 hours", false},
+        {"7.5 % of the price", "7.5 percent", true},
     };
     for (usize i = 0; i < COUNT_OF(cases); i++)
         if (one_holds(cases[i].source, cases[i].sentence) != cases[i].holds)
