@@ -175,8 +175,10 @@ static err embed_some(engine *e, const str *texts, usize n, embed_role role, win
     for (usize i = 0; i < n && !bad.code; i++) {
         float *o = out + (i64)i * d;
         memset(o, 0, sizeof *o * (usize)d);
-        for (usize k = from[i]; k < from[i + 1]; k++)
-            for (i64 x = 0; x < d; x++) o[x] += v[(i64)k * d + x];
+        for (usize k = from[i]; k < from[i + 1]; k++) { /* by length: a last window of a few tokens must not count as a whole one */
+            float weight = from[i + 1] - from[i] > 1 ? (float)(w.list[k].n - 2) : 1;
+            for (i64 x = 0; x < d; x++) o[x] += weight * v[(i64)k * d + x];
+        }
         if (from[i + 1] - from[i] > 1) unit(o, d);
     }
     windows_free(&w);
