@@ -21,6 +21,7 @@ typedef struct {
     term_set words, asked; /* of the sentence without grammar; of the question */
     claims must, asked_facts;
     float *idf;       /* [words.n] */
+    bool *known;      /* [words.n] a unit has it */
     float *asked_idf; /* [asked.n] */
     arena *mem;
 } job;
@@ -47,6 +48,17 @@ static bool is_grammar(str w)
     return false;
 }
 
+/* 30일까지 -> 30: measures are compared as claims */
+static str bare_number(str w)
+{
+    if (!w.n || w.p[0] < '0' || w.p[0] > '9') return w;
+    for (usize at = 0; at < w.n;) {
+        usize from = at;
+        if (text_is_hangul(utf8_next(w, &at))) return (str){w.p, from};
+    }
+    return w;
+}
+
 /* without polite endings: 받습니다 -> 받, 가능해요 -> 가능 */
 static str stem_polite(str w)
 {
@@ -71,7 +83,7 @@ static err plain_words(str s, buf *out)
         buf low = {0};
         str w = {s.p + from, end - from};
         TRY(text_lower(&low, w));
-        str bare = stem_polite(buf_view(&low));
+        str bare = bare_number(stem_polite(buf_view(&low)));
         if (bare.n && !is_grammar(bare)) {
             buf_str(out, bare);
             buf_byte(out, ' ');
@@ -126,6 +138,9 @@ static err job_begin(job *j, const citer *k, str sentence)
     if (!bad.code) bad = claims_of(q, true, &j->asked_facts);
     if (!bad.code) bad = job_idf(j, &j->words, &j->idf);
     if (!bad.code) bad = job_idf(j, &j->asked, &j->asked_idf);
+    if (!bad.code && !(j->known = arena_take(j->mem, j->words.n + 1))) bad = no_memory;
+    for (usize t = 0; !bad.code && t < j->words.n; t++)
+        for (usize i = 0; i < k->u->n && !j->known[t]; i++) j->known[t] = term_set_has(&k->u->u[i].own, j->words.h[t]);
     buf_free(&bare);
     buf_free(&words);
     return bad;
@@ -169,7 +184,7 @@ static float share_carried(const job *j, const span *s, int n, bool lenient)
             else if (got < 0.7f && term_set_has(&unit_at(j, s[i].first)->around, j->words.h[t]))
                 got = 0.7f;
         }
-        if (lenient && got == 0 && term_set_has(&j->asked, j->words.h[t])) continue;
+        if (lenient && got == 0 && !j->known[t] && term_set_has(&j->asked, j->words.h[t])) continue;
         all += j->idf[t];
         found += got * j->idf[t];
     }
