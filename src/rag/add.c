@@ -15,17 +15,18 @@ enum {
     WINDOW_RESERVE = 80 /* tokens of the window that what stands above a chunk and the prefix may take */
 };
 
-/* ---- files
- * ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- files -------------------------------------------------------------------------------------------------------------- */
 typedef struct {
     char *path;
     bool named; /* given itself, not found in a folder */
+    i64 upto;   /* bytes, with all files before it */
 } candidate_file;
 typedef struct {
     adding *a;
     candidate_file *f;
     usize n, cap;
     map *seen; /* identities */
+    i64 bytes;
     bool named;
 } file_list;
 
@@ -39,7 +40,9 @@ static err list_file(void *ctx, const char *path)
     bool again = map_get(l->seen, key, NULL), room = again || map_put(l->seen, key, 1);
     mem_free(id);
     if (again) return OK;
-    candidate_file f = {mem_strdup(path), l->named};
+    i64 bytes;
+    candidate_file f = {mem_strdup(path), l->named, l->bytes};
+    if (!file_size(path, &bytes).code) f.upto = l->bytes += bytes;
     if (room && f.path && VEC_PUSH(l->f, l->n, l->cap, f)) return OK;
     mem_free(f.path);
     return err_new(ERR_NOMEM, "no memory for a list of files");
@@ -81,8 +84,7 @@ static err list_files(file_list *l, const char *const *paths, usize n)
     return OK;
 }
 
-/* ---- one document
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ---- one document ------------------------------------------------------------------------------------------------------- */
 typedef struct {
     adding *a;
     source *f;
@@ -205,6 +207,7 @@ static err take(loading *l, item *m)
     TRY(compare(l, m->id, m->hash, &same, &here));
     if (here) {
         a->r->unchanged++;
+        a->done += (i64)m->d.text_len;
         return OK;
     }
     m->kind = same ? ITEM_MOVED : ITEM_NEW;
@@ -300,10 +303,13 @@ static err add_source(loading *l, const candidate_file *f, buf *bytes)
 {
     bool done;
     l->f->bytes = (i64)bytes->n;
+    l->f->upto = f->upto;
     l->content = (str){bytes->p ? bytes->p : "", bytes->n};
     sha256_hex(sha256_of(l->content.p, l->content.n), l->f->hash);
     TRY(known_file(l, &done));
-    return done ? OK : load_source(l, f);
+    if (!done) return load_source(l, f);
+    l->a->done = i64_max(l->a->done, f->upto);
+    return OK;
 }
 
 static err add_file(adding *a, const candidate_file *f)
@@ -404,17 +410,16 @@ static err prepare(adding *a)
 
 static err add_files(adding *a, const file_list *l)
 {
-    progress bar;
     err bad = OK;
-    progress_start(&bar, L("문서 추가", "adding"), (i64)l->n);
-    bar.on = bar.on && !a->o->quiet;
+    progress_start(&a->bar, L("문서 추가", "adding"), l->bytes);
+    a->bar.on = a->bar.on && !a->o->quiet;
     for (usize i = 0; i < l->n && !bad.code; i++) {
         bad = add_cancelled(a);
         if (!bad.code) bad = add_file(a, &l->f[i]);
-        progress_step(&bar, (i64)i + 1);
+        progress_step(&a->bar, a->done);
     }
     if (!bad.code) bad = flush(a);
-    progress_end(&bar);
+    progress_end(&a->bar);
     return bad;
 }
 

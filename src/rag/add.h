@@ -8,7 +8,7 @@
 typedef struct {                            /* a file whose documents are being added */
     char *path;                             /* its identity */
     char  hash[65];
-    i64   bytes;
+    i64   bytes, upto;                      /* upto: with all files before it */
     bool  whole;                            /* all of it was read: documents it no longer has can go */
 } source;
 
@@ -41,6 +41,8 @@ typedef struct {
     item           *item; usize n, cap;     /* the batch */
     i64             n_chunks, n_bytes;
     map            *batch_ids;
+    progress        bar;                    /* over the bytes of all files */
+    i64             done;
 } adding;
 
 void item_free(item *);

@@ -32,8 +32,7 @@ err blob_get(collection *c, const char *hash, buf *out)
     return file_read(out, path, 0);
 }
 
-/* ---- lines of removed documents
- * ------------------------------------------------------------------------------------------------ */
+/* ---- lines of removed documents ----------------------------------------------------------------------------------------- */
 static err take_id(void *ctx, loaded *d)
 {
     char **id = ctx;
@@ -127,8 +126,7 @@ static err blank_next(collection *c, bool *more)
     return bad;
 }
 
-/* ---- what nothing refers to
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- what nothing refers to --------------------------------------------------------------------------------------------- */
 static err sweep_folder(collection *c, const char *folder, bool *synced)
 {
     char path[STORE_PATH];

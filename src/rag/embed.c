@@ -56,8 +56,7 @@ static err room_for_vectors(const adding *a, item *m)
     return OK;
 }
 
-/* ---- one vector per window
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- one vector per window ---------------------------------------------------------------------------------------------- */
 static err windows_of(adding *a, item *m, str text, usize chunk, usize *n, usize *cap)
 {
     float *v;
@@ -103,8 +102,7 @@ static err embed_windows(adding *a, item *m)
     return bad;
 }
 
-/* ---- batches
- * -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- batches ------------------------------------------------------------------------------------------------------------ */
 static err embed_slice(adding *a, const texts *t, usize from, usize n)
 {
     str text[SLICE];
@@ -128,14 +126,19 @@ err embed_batch(adding *a)
     if (!a->dim) return OK;
     texts t = {0};
     err bad = OK;
+    i64 bytes = 0;
     for (usize i = 0; i < a->n && !bad.code; i++) {
         item *m = &a->item[i];
         if (m->kind != ITEM_NEW || !m->n_chunks) continue;
+        bytes += m->bytes;
         bad = room_for_vectors(a, m);
         if (!bad.code && a->o->best_window) bad = embed_windows(a, m);
         if (!bad.code && !m->windows) bad = texts_add(&t, m);
     }
-    for (usize i = 0; i < t.n && !bad.code; i += SLICE) bad = embed_slice(a, &t, i, t.n - i < SLICE ? t.n - i : SLICE);
+    for (usize i = 0; i < t.n && !bad.code; i += SLICE) {
+        bad = embed_slice(a, &t, i, t.n - i < SLICE ? t.n - i : SLICE);
+        progress_step(&a->bar, a->done + bytes / (i64)t.n * (i64)i);
+    }
     buf_free(&t.all);
     mem_free(t.end);
     mem_free(t.to);

@@ -12,8 +12,7 @@ static void index_path(const collection *c, const char *name, char out[STORE_PAT
     snprintf(out, STORE_PATH, "%s/%s", c->folder, name);
 }
 
-/* ---- making
- * -------------------------------------------------------------------------------------------------------------------- */
+/* ---- making ------------------------------------------------------------------------------------------------------------- */
 typedef struct { /* chunks come in the order of their keys, those of a document together: one text at a time */
     i64 of;
     buf text, chunk;
@@ -107,8 +106,7 @@ static err make_vectors(collection *c, i64 dim, const char *path, u64 generation
     return bad;
 }
 
-/* ---- opening
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------------------------------------ */
 /* *right: what is open now belongs to `generation` */
 static err open_keyword(collection *c, const char *path, u64 generation, bool *right)
 {

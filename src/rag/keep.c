@@ -60,8 +60,7 @@ static err find_existing(adding *a, const item *m, existing *e)
     return other ? store_run(a->c, Q_FILE_LOST, "i", e->file) : OK;
 }
 
-/* ---- a new or changed document
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- a new or changed document ------------------------------------------------------------------------------------------ */
 /* Bytes, line and page of chunk after chunk, walking the text once. */
 typedef struct {
     const loaded *d;
@@ -160,8 +159,7 @@ static err keep_moved(adding *a, const item *m)
     return bad;
 }
 
-/* ---- the end of a file
- * ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the end of a file -------------------------------------------------------------------------------------------------- */
 static err drop_vanished(adding *a, const source *f, i64 key, i64 *n)
 {
     sqlite3_stmt *q;
@@ -242,6 +240,11 @@ err keep_batch(adding *a)
         bad = store_end(a->c, bad);
     }
     if (!bad.code) count(a, &t);
+    for (usize i = 0; i < a->n && !bad.code; i++) {
+        const item *m = &a->item[i];
+        a->done = m->kind == ITEM_END ? i64_max(a->done, m->from->upto) : a->done + m->bytes;
+    }
+    progress_step(&a->bar, a->done);
     for (usize i = 0; i < a->n; i++) item_free(&a->item[i]);
     a->n = 0;
     a->n_chunks = a->n_bytes = 0;

@@ -68,8 +68,7 @@ static i64 cost_of(str s)
 
 i64 split_estimate(str text) { return SPECIAL + (cost_of(text) + UNIT - 1) / UNIT; }
 
-/* ---- pieces
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ---- pieces ------------------------------------------------------------------------------------------------------------- */
 typedef struct {
     u32 start, end; /* characters */
     i64 cost;
@@ -225,8 +224,7 @@ static err cut_blocks(pieces *ps, const loaded *d)
     return ps->no_memory ? err_new(ERR_NOMEM, "no memory for splitting a document") : OK;
 }
 
-/* ---- packing
- * -------------------------------------------------------------------------------------------------------------------- */
+/* ---- packing ------------------------------------------------------------------------------------------------------------ */
 enum { JOIN_SHARE = 8 /* sections share a chunk only while together they are under this part of the budget */ };
 typedef struct {
     const pieces *ps;
@@ -317,8 +315,7 @@ err split_document(const loaded *d, i64 max_tokens, range **chunks, usize *n)
     return bad;
 }
 
-/* ---- what stands above a chunk
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- what stands above a chunk ------------------------------------------------------------------------------------------ */
 enum { CONTEXT_TOKENS = 64 };
 
 void split_above_init(split_above *a, const loaded *d) { *a = (split_above){.d = d}; }

@@ -173,8 +173,7 @@ err store_copy(sqlite3_stmt *q, int column, char **out)
     return *out ? OK : err_new(ERR_NOMEM, "no memory for a row of the store");
 }
 
-/* ---- transactions
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- transactions ------------------------------------------------------------------------------------------------------- */
 err store_begin(collection *c, bool write) { return store_run(c, write ? Q_BEGIN_WRITE : Q_BEGIN_READ, ""); }
 
 err store_end(collection *c, err bad)
@@ -207,8 +206,7 @@ err store_writable(const collection *c)
     return c->mode == COLLECTION_WRITE ? OK : err_new(ERR_INPUT, "collection %s was opened for reading only", c->name);
 }
 
-/* ---- opening
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------------------------------------ */
 static err check_name(const char *name)
 {
     str s = str_of(name);
@@ -387,8 +385,7 @@ void collection_close(collection *c)
     mem_free(c);
 }
 
-/* ---- meta
- * ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- meta --------------------------------------------------------------------------------------------------------------- */
 err collection_meta_get(collection *c, const char *key, char **value)
 {
     sqlite3_stmt *q;

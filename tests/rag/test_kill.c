@@ -141,6 +141,7 @@ static void killed_while_adding(void **state)
         if (!fresh) add_all("kill");
         if (!fresh) write_documents(2);
         bool was = killed(add_all, "kill", rng_unit(&r) * (fresh ? first : second) * 1.1);
+        if (!was) *(fresh ? &first : &second) *= 0.9; /* the first time was a slow one */
         dead += was;
         i64 count = 0;
         if (exists("kill")) { /* else it died before the first table */
@@ -190,7 +191,9 @@ static void killed_while_removing(void **state)
     assert_ok(file_remove_tree(in_home("collections/rm")));
     for (int i = 0; i < n; i++) {
         add_all("rm");
-        dead += killed(remove_some, "rm", rng_unit(&r) * seconds * 1.1);
+        bool was = killed(remove_some, "rm", rng_unit(&r) * seconds * 1.1);
+        dead += was;
+        if (!was) seconds *= 0.9;
         i64 count = check_whole("rm");
         if (count == FILES + LINES)
             remove_some("rm");

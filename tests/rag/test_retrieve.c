@@ -57,8 +57,7 @@ static void want_hits(collection *c, const char *question, const search_opts *o,
     hits_free(&h);
 }
 
-/* ---- keywords
- * --------------------------------------------------------------------------------------------------------------------- */
+/* ---- keywords ----------------------------------------------------------------------------------------------------------- */
 static void keywords_find(void **state)
 {
     (void)state;
@@ -148,8 +147,7 @@ static void headings_are_searched_too(void **state)
     collection_close(c);
 }
 
-/* ---- a reader beside a writer
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- a reader beside a writer ------------------------------------------------------------------------------------------- */
 static void write_on(void)
 {
     collection *c = open_for("busy", COLLECTION_WRITE);
@@ -218,8 +216,7 @@ static void memory_runs_out(void **state)
     }
 }
 
-/* ---- with an embedder
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- with an embedder --------------------------------------------------------------------------------------------------- */
 static engine *embedder;
 static engine *need_embedder(void)
 {
@@ -361,8 +358,7 @@ static void long_documents_by_windows(void **state)
     buf_free(&b);
 }
 
-/* ---- a thousand questions over real documents
- * -------------------------------------------------------------------------------------------- */
+/* ---- a thousand questions over real documents --------------------------------------------------------------------------- */
 static err unpack(const char *archive, const char *to)
 {
     buf out = {0}, errors = {0};

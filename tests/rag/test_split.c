@@ -99,7 +99,7 @@ static err check_doc(void *ctx, loaded *d)
 }
 static void check_text(const char *name, const char *text) { no_err(load_bytes(name, text, strlen(text), check_doc, NULL)); }
 
-/* ---- made by hand ---- */
+/* ---- made by hand ------------------------------------------------------------------------------------------------------- */
 static void empty_has_none(void **state)
 {
     (void)state;
@@ -330,7 +330,7 @@ static void memory_runs_out(void **state)
     buf_free(&b);
 }
 
-/* ---- documents of the world ---- */
+/* ---- documents of the world --------------------------------------------------------------------------------------------- */
 static err check_file(void *ctx, const char *path)
 {
     buf b = {0};
@@ -363,7 +363,7 @@ static void law_documents(void **state)
     assert_true(n >= 10);
 }
 
-/* ---- the estimate against the embedder's own count ---- */
+/* ---- the estimate against the embedder's own count ---------------------------------------------------------------------- */
 typedef struct {
     tokenizer *t;
     usize n, low;
