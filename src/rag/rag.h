@@ -35,13 +35,15 @@ typedef struct {
     add_failure *failed; usize n_failed;
     double seconds;
 } add_result;                                               /* owned: add_result_free */
-/* Files, and folders with all below. A document is stored whole or not at all: after a kill the same call completes
- * the work. A file whose content and options are as before is skipped unread; of a JSONL file added again only
- * changed lines are done, and lines it no longer has are removed. What fails is in failed[]; an error when nothing else was there. */
+/* Files, and folders with all below. A document is known by its path as typed (without ./, in NFC) or its JSONL id; an id that comes
+ * from another file later belongs to that one. It is stored whole or not at all: after a kill the same call completes the work. A
+ * file whose content and options are as before is not parsed; of a JSONL file added again only changed lines are done, and lines
+ * it no longer has are removed. What fails is in failed[]; an error when nothing else was there. */
 err  collection_add(collection *, const char *const *paths, usize n, const add_opts *, add_result *);
 void add_result_free(add_result *);
-err  collection_remove(collection *, const char *const *ids, usize n, i64 *removed); /* by id, or by the path of a file: all its documents; NOTFOUND names the first unknown, nothing is removed then. Leaves no text in any
- * file; BUSY: they are removed, but another process was reading, and traces stay until the next change */
+/* By id, or by the path of a file: all its documents. NOTFOUND names the first unknown, nothing is removed then. Leaves no text in
+ * any file; BUSY: they are removed, but another process was reading, and traces stay until the next change. */
+err  collection_remove(collection *, const char *const *ids, usize n, i64 *removed);
 
 typedef struct {
     i64   key;                                              /* of the store */
