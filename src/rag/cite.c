@@ -12,12 +12,13 @@
 
 /* Shares of a sentence's own words, by idf, that its spans must carry: less is asked when a figure or a code was found, since a
  * paraphrase may share nothing else with its source. */
-static const float LEAST_WITH_FACT = 0.25f, LEAST_WORDS = 0.5f, LEAST_QUESTION = 0.5f;
+static const float LEAST_WITH_FACT = 0.25f, LEAST_WORDS = 0.5f, LEAST_QUESTION = 0.5f, AROUND = 0.6f, IN_PLACE = 0.75f;
 enum { SPANS = 2 };
 
 typedef struct {
     const citer *k;
     str sentence;
+    term_set figures;      /* those words that are digits */
     term_set words, asked; /* of the sentence without grammar; of the question */
     claims must, asked_facts;
     float *idf;       /* [words.n] */
@@ -126,16 +127,19 @@ static err job_idf(job *j, const term_set *t, float **out)
 
 static err job_begin(job *j, const citer *k, str sentence)
 {
-    buf bare = {0}, words = {0};
+    buf bare = {0}, words = {0}, digits = {0};
     *j = (job){.k = k, .sentence = sentence, .mem = arena_new()};
     if (!j->mem) return no_memory;
     str q = str_of(k->question);
     err bad = bare_sentence(sentence, &bare);
     if (!bad.code) bad = plain_words(buf_view(&bare), &words);
+    for (usize i = 0; i < words.n; i++) buf_byte(&digits, strchr("0123456789,", words.p[i]) ? words.p[i] : ' ');
+    if (!bad.code) bad = buf_error(&digits);
     if (!bad.code) bad = term_set_of(j->mem, buf_view(&words), false, &j->words);
     if (!bad.code) bad = term_set_of(j->mem, q, true, &j->asked);
     if (!bad.code) bad = claims_of(buf_view(&bare), false, &j->must);
     if (!bad.code) bad = claims_of(q, true, &j->asked_facts);
+    if (!bad.code) bad = term_set_of(j->mem, buf_view(&digits), false, &j->figures);
     if (!bad.code) bad = job_idf(j, &j->words, &j->idf);
     if (!bad.code) bad = job_idf(j, &j->asked, &j->asked_idf);
     if (!bad.code && !(j->known = arena_take(j->mem, j->words.n + 1))) bad = no_memory;
@@ -143,6 +147,7 @@ static err job_begin(job *j, const citer *k, str sentence)
         for (usize i = 0; i < k->u->n && !j->known[t]; i++) j->known[t] = term_set_has(&k->u->u[i].own, j->words.h[t]);
     buf_free(&bare);
     buf_free(&words);
+    buf_free(&digits);
     return bad;
 }
 
@@ -307,6 +312,49 @@ static err cite_spans(const job *j, const span *s, int n, answer_sentence *out)
     return OK;
 }
 
+/* how much of the sentence and of its question a unit is about; figures are no words here */
+static float about(const job *j, const unit *u)
+{
+    float sum = 0;
+    for (usize t = 0; t < j->words.n; t++)
+        sum += j->idf[t] * (term_set_has(&u->own, j->words.h[t]) ? 1 : term_set_has(&u->around, j->words.h[t]) ? AROUND : 0);
+    for (usize t = 0; t < j->asked.n; t++)
+        sum += 0.5f * j->asked_idf[t] *
+               (term_set_has(&u->own, j->asked.h[t])      ? 1
+                : term_set_has(&u->around, j->asked.h[t]) ? AROUND
+                                                          : 0);
+    for (usize c = 0; c < j->figures.n; c++)
+        if (term_set_has(&u->own, j->figures.h[c])) sum -= keyword_idf(j->k->k, j->figures.h[c]);
+    return sum;
+}
+
+static bool has_measure(const unit *u, u16 measure)
+{
+    for (usize i = 0; i < u->facts.n; i++)
+        if (u->facts.c[i].kind == CLAIM_FIGURE && u->facts.c[i].measure == measure) return true;
+    return false;
+}
+
+/* A figure belongs to what is said of it: "bags for 9 days" is not supported by "tents for 9 days" beside "bags for 12 days". Of
+ * the units with a figure of that measure, the one that holds it must be about the sentence nearly as much as any. */
+static bool figure_in_place(const job *j, const span *s, int n, const claim *c)
+{
+    float most = 0, here = -1;
+    for (usize i = 0; i < j->k->u->n; i++) {
+        const unit *u = &j->k->u->u[i];
+        if (u->passage < 0 || !has_measure(u, c->measure)) continue;
+        float a = about(j, u);
+        if (a > most) most = a;
+    }
+    for (int k = 0; k < n; k++)
+        for (i32 i = s[k].first; i <= s[k].last; i++) {
+            const unit *u = unit_at(j, i);
+            float a = about(j, u);
+            if (claims_hold(&u->facts, c) && a > here) here = a;
+        }
+    return here >= IN_PLACE * most;
+}
+
 static bool is_verified(const job *j, const span *s, int n)
 {
     float support = words_carried(j, s, n);
@@ -315,6 +363,8 @@ static bool is_verified(const job *j, const span *s, int n)
         for (int i = 0; i < n; i++)
             if (span_holds(j, &s[i], &j->must.c[c]) && (j->must.c[c].kind == CLAIM_FIGURE || j->must.c[c].code)) facts++, i = n;
     if (held < j->must.n) return false;
+    for (usize c = 0; c < j->must.n; c++)
+        if (j->must.c[c].kind == CLAIM_FIGURE && !figure_in_place(j, s, n, &j->must.c[c])) return false;
     if (facts) return support >= LEAST_WITH_FACT;
     bool own = false; /* says something that the question did not */
     for (usize t = 0; t < j->words.n; t++) own |= !term_set_has(&j->asked, j->words.h[t]);
