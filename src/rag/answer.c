@@ -20,9 +20,10 @@ enum {
 
 /* What is refused when the collection has no thresholds of its own. Words and vectors tell little about natural questions (on
  * questions written without seeing the text their AUC is near chance), so alone they refuse only what shares next to nothing with
- * the documents; with a model the likelihood of the question decides. */
+ * the documents; with a model its two probabilities decide. */
 static const double DEFAULT_THRESHOLD = 0.05, DEFAULT_BEFORE_MODEL = 0.02, DEFAULT_AFTER = 0.5, CLEARLY = 0.25;
-static const float NEUTRAL_LIKELY = 0.65f, NEUTRAL_LEAST = -1.2f, NEUTRAL_VERIFIED = 0.5f;
+static const double EVEN = 0.2;
+static const float NEUTRAL_LEAST = -1.2f, NEUTRAL_VERIFIED = 0.5f;
 enum { WEIGHED = 6 /* units whose likelihood is asked */ };
 
 static const err no_memory = {ERR_NOMEM, "out of memory"};
@@ -43,12 +44,18 @@ float answerable_of(const signals *s)
     return (float)logistic(x);
 }
 
-/* The likelihood of the question carries most; a nat per token in it is worth more than all the others together. */
+/* Rise and agreement see different things and count alike; together they are worth more than all the others. The even point is
+ * where the fewest of both kinds of the sample's questions were on the wrong side. */
 float answerable_with(float before, const evidence *e)
 {
     double p = before < 0.01f ? 0.01 : before > 0.99f ? 0.99 : (double)before, least = e->least < -4 ? -4 : (double)e->least;
-    double x = 5 * (double)(e->likely - NEUTRAL_LIKELY) + 0.15 * (log(p / (1 - p)) + 2.5) +
-               0.3 * (least - (double)NEUTRAL_LEAST) + 0.6 * (double)(e->verified - NEUTRAL_VERIFIED);
+    double agree = e->best.agree < -3  ? -3
+                   : e->best.agree > 3 ? 3
+                                       : (double)e->best.agree,
+           rise = e->best.rise > 3 ? 3 : (double)e->best.rise;
+    double x =
+        0.15 * (log(p / (1 - p)) + 2.5) + 0.3 * (least - (double)NEUTRAL_LEAST) + 0.6 * (double)(e->verified - NEUTRAL_VERIFIED);
+    if (e->best.known) x += 1.2 * (agree + rise - EVEN);
     return (float)logistic(x);
 }
 
@@ -233,10 +240,10 @@ static err align_all(const citer *k, str text, answer *a, evidence *e)
     return OK;
 }
 
-static err generate(collection *c, const char *question, const ask_opts *o, const units *u, float likely, answer *a)
+static err generate(collection *c, const char *question, const ask_opts *o, const units *u, const judgement *best, answer *a)
 {
     writing w = {.o = o};
-    evidence e = {.likely = likely};
+    evidence e = {.best = *best};
     keyword_index *k;
     err bad = write_answer(o, question, &a->passages, u, &w, a);
     if (!bad.code) bad = collection_keyword(c, &k);
@@ -244,9 +251,9 @@ static err generate(collection *c, const char *question, const ask_opts *o, cons
         citer by = {.c = c, .k = k, .passages = &a->passages, .u = u, .question = question};
         bad = align_all(&by, buf_view(&w.text), a, &e);
     }
-    log_line(LOG_DEBUG, "ask: before %.3f likely %.2f least %.2f mean %.2f verified %.2f support %.2f: %s -> %s",
-             (double)a->answerable, (double)likely, (double)w.least, w.n ? w.sum / (double)w.n : 0.0, (double)e.verified,
-             (double)e.support, question, buf_cstr(&w.text));
+    log_line(LOG_DEBUG, "ask: before %.3f rise %.2f agree %.2f least %.2f mean %.2f verified %.2f support %.2f: %s -> %s",
+             (double)a->answerable, (double)best->rise, (double)best->agree, (double)w.least, w.n ? w.sum / (double)w.n : 0.0,
+             (double)e.verified, (double)e.support, question, buf_cstr(&w.text));
     a->generated = true;
     a->least_logprob = e.least = w.least;
     a->mean_logprob = e.mean = w.n ? (float)(w.sum / (double)w.n) : 0;
@@ -299,27 +306,29 @@ static err refuse_before(answer *a, const char *question, const signals *s)
     return refuse(a, question, &r);
 }
 
-static err refuse_unlikely(answer *a, const char *question, float likely)
+static err refuse_unlikely(answer *a, const char *question, const judgement *best)
 {
     buf r = {0};
     buf_fmt(&r,
-            L("신호 %.2f < 기준 %.2f: 가장 가까운 문장을 읽어도 질문의 가능도가 토큰마다 %.2f만 올라갑니다",
-              "signal %.2f < threshold %.2f: the nearest sentence makes the question likelier by only %.2f per token"),
-            (double)a->answerable_after, a->threshold_after, (double)likely);
+            L("신호 %.2f < 기준 %.2f: 가장 가까운 문장에서 질문의 가능도 상승 %.2f, 답이 있다는 확률비의 로그 %.2f",
+              "signal %.2f < threshold %.2f: the best sentence makes the question likelier by %.2f per token, log odds that it "
+              "answers %.2f"),
+            (double)a->answerable_after, a->threshold_after, (double)best->rise, (double)best->agree);
     return refuse(a, question, &r);
 }
 
-static err refuse_after(answer *a, const char *question, float likely)
+static err refuse_after(answer *a, const char *question, const judgement *best)
 {
     buf r = {0};
     usize verified = 0;
     for (usize i = 0; i < a->n_s; i++) verified += a->s[i].verified;
-    buf_fmt(
-        &r,
-        L("쓴 답의 신호 %.2f < 기준 %.2f: 질문 가능도 %.2f, 가장 불확실한 토큰의 로그확률 %.2f, 확인된 문장 %zu/%zu",
-          "signal after writing %.2f < threshold %.2f: question likelihood %.2f, least token log-probability %.2f, %zu of %zu "
-          "sentences verified"),
-        (double)a->answerable_after, a->threshold_after, (double)likely, (double)a->least_logprob, verified, a->n_s);
+    buf_fmt(&r,
+            L("쓴 답의 신호 %.2f < 기준 %.2f: 질문의 가능도 상승 %.2f, 답이 있다는 확률비의 로그 %.2f, 가장 불확실한 토큰의 "
+              "로그확률 %.2f, 확인된 문장 %zu/%zu",
+              "signal after writing %.2f < threshold %.2f: rise in the question's likelihood %.2f, log odds that the best "
+              "sentence answers %.2f, least token log-probability %.2f, %zu of %zu sentences verified"),
+            (double)a->answerable_after, a->threshold_after, (double)best->rise, (double)best->agree, (double)a->least_logprob,
+            verified, a->n_s);
     return refuse(a, question, &r);
 }
 
@@ -423,18 +432,15 @@ static err add_best(collection *c, const ask_opts *o, const units *u, answer *a)
 /* retrieval's and the model's view of the question, then its words */
 static err ask_model(collection *c, const char *question, const ask_opts *o, units *u, answer *a)
 {
-    float likely;
+    judgement best;
     bool useless;
-    TRY(units_likely(o->model, o->session, question, o->cancel, u, WEIGHED, &likely));
-    bool known = false;
-    for (usize i = 0; i < u->n; i++) known |= u->u[i].weighed;
-    if (!known) likely = NEUTRAL_LIKELY;
-    evidence neutral = {.likely = likely, .least = NEUTRAL_LEAST, .verified = NEUTRAL_VERIFIED};
+    TRY(units_likely(o->model, o->session, question, o->cancel, u, WEIGHED, &best));
+    evidence neutral = {.best = best, .least = NEUTRAL_LEAST, .verified = NEUTRAL_VERIFIED};
     a->answerable_after = answerable_with(a->answerable, &neutral);
     if (!o->always_answer && (double)a->answerable_after < a->threshold_after - CLEARLY)
-        return refuse_unlikely(a, question, likely);
-    TRY(generate(c, question, o, u, likely, a));
-    if (!o->always_answer && (double)a->answerable_after < a->threshold_after) return refuse_after(a, question, likely);
+        return refuse_unlikely(a, question, &best);
+    TRY(generate(c, question, o, u, &best, a));
+    if (!o->always_answer && (double)a->answerable_after < a->threshold_after) return refuse_after(a, question, &best);
     TRY(is_useless(a, question, &useless));
     return useless ? quote_instead(c, question, o, u, a) : add_best(c, o, u, a);
 }

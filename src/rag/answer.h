@@ -63,10 +63,14 @@ err  units_score(keyword_index *, engine *embedder, const char *question, const 
 float answerable_of(const signals *);       /* logistic, [0,1] */
 err  extract_answer(collection *, const units *, const hits *, int sentences, answer *);
 
-/* ---- how likely a text makes the question (likely.c) ----------------------------------------------------------------------------- */
-/* Of the `most` best units: mean over the question's tokens of ln p(token | unit) - ln p(token | no unit); their scores change, so that
- * the order of units is by it. *best: the largest, 0 when the model could not be asked. */
-err units_likely(engine *, session *, const char *question, const atomic_bool *cancel, units *, usize most, float *best);
+/* ---- what a model says without writing (likely.c) -------------------------------------------------------------------------------- */
+typedef struct {
+    float rise;                             /* of the best unit: mean over the question's tokens of ln p(token | unit) - ln p(token | its title) */
+    float agree;                            /* ln p(yes) - ln p(no) that it states what is asked */
+    bool  known;                            /* false: the model could not be asked */
+} judgement;
+/* Of the `most` best units `likely` is ln p(question | unit) per token; their scores change, so that the order of units is by it. */
+err units_likely(engine *, session *, const char *question, const atomic_bool *cancel, units *, usize most, judgement *);
 
 /* ---- alignment (cite.c) --------------------------------------------------------------------------------------------------------- */
 typedef struct {
@@ -92,7 +96,7 @@ void unit_context(const units *, const unit *, buf *out);
 #define META_THRESHOLD "threshold"
 #define META_THRESHOLD_AFTER "threshold_after"
 typedef struct {
-    float likely;                           /* of the question, by the best unit */
+    judgement best;                         /* of the best unit */
     float least, mean;                      /* token log-probabilities */
     float verified, support;                /* share of sentences, mean support of the cited spans */
 } evidence;

@@ -1,13 +1,16 @@
-/* rag/likely.c - how likely a sentence makes the question that was asked.
+/* rag/likely.c - what a language model says of a sentence and a question without writing: two probabilities.
  *
- * A language model that has read "the gate is opened at seven" expects "when does the gate open", whatever words it uses; for a
- * question that the text does not answer it gains nothing. So the question is scored as if the model had to ask it about the
- * sentence, less what it scores about nothing (query likelihood: Sachan et al. 2022). It costs a few hundred tokens and no
- * writing, it knows paraphrases that neither words nor vectors find, and a small model is better at it than at answering: it is
- * never asked to judge.
+ * How likely the sentence makes the question. A model that has read "the gate is opened at seven" expects "when does the gate
+ * open", whatever words it uses, so the question is scored as if the model had to ask it about the sentence (query likelihood:
+ * Sachan et al. 2022). It orders sentences better than words and vectors do, paraphrases included. What remains after what the
+ * document's title alone makes likely says how far the sentence answers; a title that names the thing asked about does not.
+ *
+ * How likely yes is, when it is asked with examples of both whether the sentence states what the question asks for. The word
+ * that a small model says is worthless, its probability is not (RETRIEVAL 5).
  *
  * Not here: a text without a sentence that answers by itself (a conclusion from two). */
 #include "rag/answer.h"
+#include <math.h>
 #include <stdlib.h>
 
 /* A unit's likelihood against its score by words and vectors, which lie in 0 to 2.5. */
@@ -50,19 +53,27 @@ static err score_question(const asking *a, const char *user, double *mean, usize
     return bad;
 }
 
+static void ask_for_question(const asking *a, buf *out)
+{
+    buf_puts(out, a->is_korean ? "다음 글을 읽고 답할 수 있는 질문을 하나 쓰세요.\n\n"
+                               : "Write one question that the following text answers.\n\n");
+}
+
+static str text_of(const unit *u)
+{
+    return u->text.n > TEXT_BYTES ? (str){u->text.p, utf8_complete((str){u->text.p, TEXT_BYTES})} : u->text;
+}
+
 static err score_unit(const asking *a, const units *us, const unit *u, double *mean, usize *n)
 {
     buf b = {0};
-    buf_puts(&b, a->is_korean ? "다음 글을 읽고 답할 수 있는 질문을 하나 쓰세요.\n\n"
-                              : "Write one question that the following text answers.\n\n");
+    ask_for_question(a, &b);
     unit_context(us, u, &b);
     if (u->joined && u->kind == BLOCK_TEXT && u > us->u) { /* the sentence before says who "he" is */
         buf_str(&b, u[-1].text);
         buf_byte(&b, ' ');
     }
-    str text = u->text;
-    if (text.n > TEXT_BYTES) text.n = utf8_complete((str){text.p, TEXT_BYTES});
-    buf_str(&b, text);
+    buf_str(&b, text_of(u));
     err bad = buf_error(&b);
     if (!bad.code) bad = score_question(a, buf_cstr(&b), mean, n);
     buf_free(&b);
@@ -75,31 +86,137 @@ static int by_score(const void *x, const void *y)
     return a->score != b->score ? (a->score > b->score ? -1 : 1) : (a > b) - (a < b);
 }
 
-err units_likely(engine *e, session *s, const char *question, const atomic_bool *cancel, units *us, usize most, float *best)
+static err score_title(const asking *a, const unit *u, double *mean, usize *n)
+{
+    buf b = {0};
+    i64 nl = str_find(u->above, S("\n"), 0);
+    ask_for_question(a, &b);
+    buf_str(&b, nl < 0 ? u->above : (str){u->above.p, (usize)nl});
+    err bad = buf_error(&b);
+    if (!bad.code) bad = score_question(a, buf_cstr(&b), mean, n);
+    buf_free(&b);
+    return bad;
+}
+
+/* ---- yes or no
+ * ------------------------------------------------------------------------------------------------------------------ */
+static const struct {
+    const char *asked, *said;
+} examples[] = {
+    {"Passage: 별빛도서관 이용 안내 / 빌리기\n책의 대출 기간은 21일이다.\nQuestion: 빌린 책은 언제까지 돌려줘야 해요?", "yes"},
+    {"Passage: 은하수영장 / 안전\n키가 120 cm보다 작으면 보호자와 함께 들어간다.\nQuestion: 수영장에서 키 작은 아이용 튜브를 "
+     "빌려주나요?",
+     "no"},
+    {"Passage: Galaxy Pool / Prices\nVisitor | Weekday | Weekend\nChild | EUR 3.00 | EUR 4.00\nQuestion: How much is a season "
+     "ticket for the pool?",
+     "no"},
+    {"Passage: Starlight Library / Reading room\nA seat is renewed every 3 hours.\nQuestion: How long can I keep my place before "
+     "I have to ask again?",
+     "yes"},
+    {"Passage: 별빛도서관 이용 안내 / 복사\n복사는 한 장에 50원이며 카드로만 낸다.\nQuestion: 도서관 복사기는 어느 회사 "
+     "제품이에요?",
+     "no"},
+    {"Passage: 은하수영장 / 이용 요금\n구분 | 평일 | 주말\n어린이 | 3,000원 | 4,000원\nQuestion: 아이를 데리고 토요일에 가면 "
+     "얼마예요?",
+     "yes"},
+};
+
+typedef struct {
+    const tokenizer *tok;
+    double yes, no;
+} votes;
+
+static err count_votes(void *ctx, const gen_token *t)
+{
+    votes *v = ctx;
+    err bad = OK;
+    for (int i = 0; i < t->n_top && !bad.code; i++) {
+        buf b = {0}, low = {0};
+        token_bytes(v->tok, t->top[i].id, &b, false);
+        bad = text_lower(&low, str_trim(buf_view(&b)));
+        if (str_eq(buf_view(&low), S("yes"))) v->yes += (double)t->top[i].p;
+        if (str_eq(buf_view(&low), S("no"))) v->no += (double)t->top[i].p;
+        buf_free(&b);
+        buf_free(&low);
+    }
+    return bad;
+}
+
+/* *agree: ln p(yes) - ln p(no); 0 when the model has no such words or the text does not fit */
+static err ask_yes(const asking *a, const units *us, const unit *u, float *agree)
+{
+    const model *m = engine_model(a->e);
+    chat_message msg[2 * COUNT_OF(examples) + 2] = {
+        {"system", "Does the passage itself state what the question asks for? Reply yes or no.", NULL}};
+    usize n = 1;
+    ids t = {0};
+    buf b = {0};
+    votes v = {.tok = m->tok, .yes = 1e-6, .no = 1e-6};
+    for (usize i = 0; i < COUNT_OF(examples); i++) {
+        msg[n++] = (chat_message){"user", examples[i].asked, NULL};
+        msg[n++] = (chat_message){"assistant", examples[i].said, NULL};
+    }
+    buf_puts(&b, "Passage: ");
+    unit_context(us, u, &b);
+    buf_str(&b, text_of(u));
+    buf_fmt(&b, "\nQuestion: %s", a->question);
+    msg[n++] = (chat_message){"user", buf_cstr(&b), NULL};
+    err bad = buf_error(&b);
+    if (!bad.code) bad = augment_turns(m, msg, n, false, &t);
+    if (!bad.code && (i64)t.n + 1 < m->h.n_ctx) {
+        gen_request q = {.ids = t.id,
+                         .n = t.n,
+                         .max_tokens = 1,
+                         .sample = {.top_p = 1, .repeat_penalty = 1},
+                         .n_top = 200,
+                         .token = count_votes,
+                         .ctx = &v,
+                         .cancel = a->cancel};
+        gen_result r;
+        bad = session_generate(a->s, &q, &r);
+        if (!bad.code && r.finish == FINISH_CANCELLED) bad = err_new(ERR_CANCELLED, "interrupted");
+    }
+    *agree = (float)(log(v.yes) - log(v.no));
+    buf_free(&b);
+    ids_free(&t);
+    return bad;
+}
+
+/* ---- both
+ * ------------------------------------------------------------------------------------------------------------------------- */
+/* the best by its score, among those that were asked about */
+static unit *best_unit(unit **pick, usize n)
+{
+    unit *best = NULL;
+    for (usize i = 0; i < n; i++)
+        if (pick[i]->weighed && (!best || pick[i]->score > best->score)) best = pick[i];
+    return best;
+}
+
+err units_likely(engine *e, session *s, const char *question, const atomic_bool *cancel, units *us, usize most, judgement *out)
 {
     asking a = {e, s, question, question_korean(str_of(question)), cancel};
-    unit **pick = mem_array(unit *, us->n + 1);
-    usize n = 0, tokens;
-    double base, mean;
+    unit **pick = mem_array(unit *, us->n + 1), *best = NULL;
+    usize n = 0, tokens = 0;
+    double mean;
     float least = 0;
-    *best = 0;
-    err bad = pick ? score_question(&a,
-                                    a.is_korean ? "회사 규정이나 설명서에 대한 질문을 하나 쓰세요."
-                                                : "Write one question about a company's rules or manuals.",
-                                    &base, &tokens)
-                   : no_memory;
-    for (usize i = 0; !bad.code && tokens && i < us->n; i++)
+    err bad = pick ? OK : no_memory;
+    *out = (judgement){0};
+    for (usize i = 0; !bad.code && i < us->n; i++)
         if (us->u[i].passage >= 0 && us->u[i].kind != BLOCK_HEADING) pick[n++] = &us->u[i];
     if (n) qsort(pick, n, sizeof *pick, by_score);
     if (n > most) n = most;
     for (usize i = 0; i < n && !bad.code; i++) {
         bad = score_unit(&a, us, pick[i], &mean, &tokens);
         if (bad.code || !tokens) continue;
-        pick[i]->likely = (float)(mean - base), pick[i]->weighed = true;
-        if (i == 0 || pick[i]->likely > *best) *best = pick[i]->likely;
+        pick[i]->likely = (float)mean, pick[i]->weighed = true;
         if (i == 0 || pick[i]->likely < least) least = pick[i]->likely;
     }
-    for (usize i = 0; i < us->n && !bad.code; i++) us->u[i].score += WEIGHT * (us->u[i].weighed ? us->u[i].likely : least);
+    for (usize i = 0; i < us->n && !bad.code; i++) us->u[i].score += WEIGHT * (us->u[i].weighed ? us->u[i].likely - least : 0);
+    if (!bad.code) best = best_unit(pick, n);
+    if (best) bad = score_title(&a, best, &mean, &tokens);
+    if (best && !bad.code) bad = ask_yes(&a, us, best, &out->agree);
+    if (best && !bad.code) out->rise = tokens ? best->likely - (float)mean : 0, out->known = tokens > 0;
     mem_free(pick);
     return bad;
 }
