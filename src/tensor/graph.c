@@ -37,6 +37,7 @@ void graph_free(graph *g)
 
 err graph_error(const graph *g) { return g->bad.code ? err_new(g->bad.code, "%s", g->what) : OK; }
 void graph_use_double(graph *g) { g->use_double = true; }
+void graph_use_float(graph *g) { g->use_float = true; }
 
 static tensor *graph_bad(graph *g, err_code code, const char *message)
 {

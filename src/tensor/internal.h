@@ -62,7 +62,7 @@ struct graph {
     arena   *a;
     tensor **nodes; usize n, cap;
     err      bad; char what[256];
-    bool     use_double;
+    bool     use_double, use_float;
     tensor  *dead;
 };
 #endif

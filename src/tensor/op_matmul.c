@@ -60,7 +60,7 @@ void matmul_grad(graph *g, tensor *y, tensor *dy, tensor **dx)
 void matmul_x_grad(graph *g, tensor *y, tensor *dy, tensor **dx) /* linear in both, as MATMUL is; dy here has the shape of x */
 {
     tensor *from = y->src[0], *w = y->src[1], *slot = y->src[2];
-    if (dx[0]) dx[0] = op_call(g, OP_MATMUL, (op_arg){{0}}, dy, w, slot);
+    if (dx[0]) dx[0] = op_call(g, OP_MATMUL, (op_arg){.i = {g->use_float}}, dy, w, slot);
     if (dx[1]) dx[1] = grad_of_w(g, dy, from, w, slot);
 }
 
@@ -127,8 +127,8 @@ void matmul_w_ref(const tensor *y)
     }
 }
 
-tensor *matmul(graph *g, tensor *x, tensor *w) { return node(g, OP_MATMUL, (op_arg){{0}}, 2, (tensor *[]){x, w}); }
+tensor *matmul(graph *g, tensor *x, tensor *w) { return node(g, OP_MATMUL, (op_arg){.i = {g->use_float}}, 2, (tensor *[]){x, w}); }
 tensor *matmul_slot(graph *g, tensor *x, tensor *w, tensor *slot)
 {
-    return node(g, OP_MATMUL, (op_arg){{0}}, 3, (tensor *[]){x, w, slot});
+    return node(g, OP_MATMUL, (op_arg){.i = {g->use_float}}, 3, (tensor *[]){x, w, slot});
 }

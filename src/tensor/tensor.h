@@ -87,6 +87,7 @@ tensor *graph_fail(graph *, const char *fmt, ...) PRINTF(2, 3);       /* keeps t
 tensor *input(graph *, dtype, shape, const char *name);               /* filled by tensor_put before each run */
 tensor *weight(graph *, dtype, layout, shape, void *data, const char *name); /* memory of the owner, valid while plans run */
 tensor *param(graph *, shape, float *data, const char *name);         /* an F32 weight with T_PARAM (F64 when data is a double graph's: see graph_use_double) */
+void    graph_use_float(graph *);                                     /* matmuls made from now on take activations as floats whatever the weight: training. Else 8-bit blocks where kernels have them */
 void    graph_use_double(graph *);                                    /* float inputs and params made from now on are F64 */
 tensor *named(tensor *, const char *fmt, ...) PRINTF(2, 3);
 tensor *keep(tensor *);                                               /* sets T_KEEP */

@@ -123,7 +123,7 @@ bool step_choose_matmul(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *s)
         s->per_thread = (usize)(TILE_ROWS * k) * sizeof(float);
         return true;
     }
-    if (w->lay == LAYOUT_R8 && !c->reference && c->k->qdot[w->type]) {
+    if (w->lay == LAYOUT_R8 && !c->reference && !t->arg.i[0] && c->k->qdot[w->type]) {
         s->main.run = run_matmul_q;
         s->main.reads = x; /* lives through the last of them, so no result lies where another is read */
         if (cp->quantised != x) {
