@@ -156,39 +156,6 @@ int maru_chat_text(const maru_engine *e, const maru_message *list, size_t n, cha
     return api_give(error, bad);
 }
 
-static str span_text(const chat_output *c, usize i) { return (str){c->text.p + c->span[i].start, c->span[i].end - c->span[i].start}; }
-
-/* does what the messages brought into the text hold anything that would be read as a control token? */
-static err forged(const tokenizer *t, const chat_output *c, bool *yes)
-{
-    ids plain = {0}, control = {0};
-    err bad = OK;
-    *yes = false;
-    for (usize i = 0; i < c->n_span && !*yes && !bad.code; i++) {
-        if (c->span[i].field == CHAT_TEMPLATE) continue;
-        plain.n = control.n = 0;
-        bad = tokenize(t, span_text(c, i), 0, &plain);
-        if (!bad.code) bad = tokenize(t, span_text(c, i), TOKENIZE_SPECIAL, &control);
-        *yes = !bad.code && (plain.n != control.n || (plain.n && memcmp(plain.id, control.id, sizeof *plain.id * plain.n)));
-    }
-    ids_free(&plain);
-    ids_free(&control);
-    return bad;
-}
-
-/* As one text, as the model was trained; piece by piece only where a message tries to pass for the template. */
-static err chat_ids(const model *m, const chat_output *c, ids *out)
-{
-    const token_source *src = tokenizer_source(m->tok);
-    str                 bos = token_piece(m->tok, (i32)src->bos), all = buf_view(&c->text);
-    bool                has_bos = bos.n && str_starts(all, bos), apart;
-    TRY(forged(m->tok, c, &apart));
-    if (src->add_bos == 1 && !has_bos && !ids_push(out, (i32)src->bos)) return err_new(ERR_NOMEM, "out of memory for a conversation");
-    if (!apart) return tokenize(m->tok, all, TOKENIZE_SPECIAL, out);
-    for (usize i = 0; i < c->n_span; i++) TRY(tokenize(m->tok, span_text(c, i), c->span[i].field == CHAT_TEMPLATE ? TOKENIZE_SPECIAL : 0, out));
-    return OK;
-}
-
 int maru_chat_tokens(const maru_engine *e, const maru_message *list, size_t n, int32_t **out, size_t *n_out, maru_error *error)
 {
     chat_output text = {0};
@@ -199,7 +166,7 @@ int maru_chat_tokens(const maru_engine *e, const maru_message *list, size_t n, i
     NEED(e);
     if (n) NEED(list);
     err bad = render(engine_model(e->e), list, n, &text);
-    if (!bad.code) bad = chat_ids(engine_model(e->e), &text, &t);
+    if (!bad.code) bad = chat_ids(engine_model(e->e)->tok, &text, &t, NULL);
     chat_output_free(&text);
     return give_ids(&t, out, n_out, bad, error);
 }

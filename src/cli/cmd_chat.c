@@ -42,8 +42,7 @@ static err render(talk *t, ids *out)
     chat_options        o = {.bos = b ? b : "", .eos = e ? e : "", .add_generation_prompt = true};
     chat_output         text = {0};
     err                 bad = chat_render(m->chat, t->m, t->n, &o, &text);
-    bool                has_bos = bos.n && str_starts(buf_view(&text.text), bos);
-    if (!bad.code) bad = tokenize(m->tok, buf_view(&text.text), TOKENIZE_SPECIAL | (has_bos ? 0 : TOKENIZE_BOS), out);
+    if (!bad.code) bad = chat_ids(m->tok, &text, out, NULL);
     chat_output_free(&text);
     mem_free(b);
     mem_free(e);

@@ -102,4 +102,12 @@ void chat_template_free(chat_template *);
  * json takes role and content from there. strftime_now obeys SOURCE_DATE_EPOCH (UTC). Needs less than 1 MiB of stack. */
 err  chat_render(const chat_template *, const chat_message *, usize n, const chat_options *, chat_output *out);
 void chat_output_free(chat_output *);
+
+/* A rendered conversation as token ids, appended; BOS in front if the model wants it and the template gave none. It is read as one
+ * text, but control tokens are made only of the template's own bytes (with a role inside, at most): what a message says can never
+ * pass for one. */
+typedef struct {
+    u32 start, end;                         /* bytes of the output; empty: a BOS that was added, or a space that only tokens know */
+} byte_span;
+err chat_ids(const tokenizer *, const chat_output *, ids *out, byte_span **where); /* where: NULL, or owned (mem_free), one for each id appended, in order, disjoint */
 #endif

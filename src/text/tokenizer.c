@@ -274,23 +274,41 @@ static i32 special_at(const trie *specials, str s, usize at, usize *end)
     return id;
 }
 
-static err encode_text(encoder *e, str s, bool parse_control)
+static err put_fragment(encoder *e, str s, usize from, usize end)
+{
+    usize first = e->out->n;
+    TRY(encode_fragment(e, (str){s.p + from, end - from}, e->t->source.add_space_prefix));
+    return chat_place(e, s, first, from, end);
+}
+
+err encode_text(encoder *e, str s, bool parse_control)
 {
     const trie *specials = &e->t->special[parse_control];
-    const bool *first = e->t->special_first[parse_control], spaced = e->t->source.add_space_prefix;
+    const bool *first = e->t->special_first[parse_control];
     usize from = 0;
     for (usize at = 0; at < s.n && specials->slot;) {
         usize end = at;
         i32 id = first[(u8)s.p[at]] ? special_at(specials, s, at, &end) : -1;
+        if (id >= 0 && e->marked && !chat_own_bytes(e, at, end)) id = special_at(&e->t->special[0], s, at, &end);
         if (id < 0) {
             at++;
             continue;
         }
-        TRY(encode_fragment(e, (str){s.p + from, at - from}, spaced));
+        TRY(put_fragment(e, s, from, at));
         if (!ids_push(e->out, id)) return err_new(ERR_NOMEM, "tokenizer: no memory for the tokens");
+        TRY(chat_place(e, s, e->out->n - 1, at, end));
         from = at = end;
     }
-    return encode_fragment(e, (str){s.p + from, s.n - from}, spaced);
+    return put_fragment(e, s, from, s.n);
+}
+
+void encoder_free(encoder *e)
+{
+    mem_free(e->sym);
+    mem_free(e->heap);
+    mem_free(e->best);
+    buf_free(&e->text);
+    mem_free(e->where);
 }
 
 err tokenize(const tokenizer *t, str text, int flags, ids *out)
@@ -303,10 +321,7 @@ err tokenize(const tokenizer *t, str text, int flags, ids *out)
     if (good && !bad.code && around && t->source.add_eos) good = ids_push(out, (i32)t->source.eos);
     if (!good) bad = err_new(ERR_NOMEM, "tokenizer: no memory for the tokens");
     if (bad.code) out->n = from;
-    mem_free(e.sym);
-    mem_free(e.heap);
-    mem_free(e.best);
-    buf_free(&e.text);
+    encoder_free(&e);
     return bad;
 }
 

@@ -100,7 +100,16 @@ typedef struct {
     usize n_sym, cap_sym, n_heap, cap_heap, cap_best;
     buf text;       /* normalised text of a fragment */
     usize fragment; /* where this fragment's ids begin */
+    const chat_output *marked; /* NULL, or the rendered template whose text this is: control tokens only in its own bytes */
+    usize at_span;             /* the span that was looked at last */
+    byte_span *where;          /* the place of each id since from_id, if wanted */
+    usize n_where, cap_where;
+    bool wants_where;
 } encoder;
+err encode_text(encoder *, str text, bool parse_control); /* tokenizer.c */
+bool chat_own_bytes(encoder *, usize from, usize end);    /* chat_ids.c: are they the template's? */
+err chat_place(encoder *, str text, usize from_id, usize from, usize end); /* chat_ids.c: where the ids of text[from,end) stand */
+void encoder_free(encoder *);
 err encode_word(void *e, str word);       /* tokenizer.c; through the cache */
 err encode_unknown(encoder *, str bytes); /* tokenizer.c; byte tokens, or one <unk> for a run of them */
 
