@@ -21,20 +21,21 @@ static tensor *block_of(builder *b, const layer_weights *w, tensor *x, const mod
 
 void encoder_build(graph *g, const model *m, const batch_shape *s, model_io *io)
 {
-    memset(io, 0, sizeof *io);
-    io->ids = input(g, I32, (shape){{s->rows}}, "ids");
-    io->pos = input(g, I32, (shape){{s->rows}}, "positions");
-    io->span = input(g, I32, (shape){{3, s->rows}}, "span");
-    io->seq_span = input(g, I32, (shape){{2, s->seqs}}, "rows of each sequence");
-    if (s->adapters) io->adapter = input(g, I32, (shape){{s->rows}}, "adapter slots");
-    builder b = {.g = g, .m = m, .adapters = s->adapters, .slot = io->adapter};
-    tensor *x = embed(g, leaf_of(&b, &m->embed), io->ids);
+    builder b = builder_begin(g, m, s, io);
+    tensor *last[4] = {0}, *x = embed(g, leaf_of(&b, &m->embed), io->ids);
     tensor *types = leaf_of(&b, &m->types); /* [width,n_types]: every token is of type 0 */
+    io->seq_span = input(g, I32, (shape){{2, s->seqs}}, "rows of each sequence");
     if (types) x = add(g, x, slice(g, types, 1, 0, 1));
     if (m->positions.data) x = add(g, x, embed(g, leaf_of(&b, &m->positions), io->pos));
     x = norm_of(&b, x, &m->embed_norm, &m->embed_norm_b, NORM_LAYER);
-    for (i64 i = 0; i < m->h.n_layer; i++) x = named(block_of(&b, &m->layers[i], x, io), "blk.%d", (int)i);
+    for (i64 i = 0; i < m->h.n_layer; i++) {
+        x = named(block_of(&b, &m->layers[i], x, io), "blk.%d", (int)i);
+        if (s->blocks) s->blocks[i] = x;
+        if (m->h.n_layer - 1 - i < (i64)COUNT_OF(last)) last[m->h.n_layer - 1 - i] = x;
+    }
+    if (s->loss == LOSS_TOKENS) graph_fail(g, "%s is an encoder: it has no next token", m->arch->name);
     io->hidden = named(x, "hidden");
     io->pooled = norm(g, pool_rows(g, x, io->seq_span, m->h.pooling), NULL, NULL, NORM_L2, 1e-12f);
     named(io->pooled, "pooled");
+    tail_build(&b, s, x, last, io);
 }

@@ -1,10 +1,44 @@
-/* model/linear.c - weights as leaves and the projection with bias and adapters. */
+/* model/linear.c - weights as leaves, what is trained in their place, and the projection with bias and adapters. */
 #include "model/linear.h"
+
+trained *trained_find(const trained_set *set, trained_kind kind, const char *name)
+{
+    for (usize i = 0; set && i < set->n; i++)
+        if (set->t[i].kind == kind && !strcmp(set->t[i].name, name)) return &set->t[i];
+    return NULL;
+}
+
+/* one leaf for all uses, so that a tied matrix gets the sum of its gradients */
+tensor *trained_leaf(builder *b, trained_kind kind, const char *name)
+{
+    trained *t = trained_find(b->train, kind, name);
+    if (!t) return NULL;
+    if (!t->leaf) t->leaf = param(b->g, (shape){{t->k, t->n}}, t->data, t->name);
+    return t->leaf;
+}
 
 tensor *leaf_of(builder *b, const model_weight *w)
 {
     if (!w->data) return NULL;
-    return weight(b->g, w->type, w->lay, (shape){{w->k, w->n}}, w->data, w->name);
+    tensor *t = trained_leaf(b, TRAIN_WEIGHT, w->name);
+    return t ? t : weight(b->g, w->type, w->lay, (shape){{w->k, w->n}}, w->data, w->name);
+}
+
+builder builder_begin(graph *g, const model *m, const batch_shape *s, model_io *io)
+{
+    bool dropout = false;
+    memset(io, 0, sizeof *io);
+    for (usize i = 0; s->train && i < s->train->n; i++) {
+        s->train->t[i].leaf = NULL;
+        dropout |= s->train->t[i].dropout > 0;
+    }
+    if (s->train) graph_use_float(g);
+    io->ids = input(g, I32, (shape){{s->rows}}, "ids");
+    io->pos = input(g, I32, (shape){{s->rows}}, "positions");
+    io->span = input(g, I32, (shape){{3, s->rows}}, "span");
+    if (s->adapters) io->adapter = input(g, I32, (shape){{s->rows}}, "adapter slots");
+    if (dropout) io->drop_key = input(g, I32, (shape){{2}}, "dropout seed and step");
+    return (builder){.g = g, .m = m, .adapters = s->adapters, .train = s->train, .slot = io->adapter, .drop_key = io->drop_key};
 }
 
 static const adapter_pair *pair_of(const adapter_set *set, const char *name)
@@ -14,10 +48,21 @@ static const adapter_pair *pair_of(const adapter_set *set, const char *name)
     return NULL;
 }
 
+static tensor *trained_pair_of(builder *b, tensor *x, const char *name)
+{
+    const trained *t = trained_find(b->train, TRAIN_A, name);
+    if (!t) return NULL;
+    if (t->dropout > 0) x = graph_fail(b->g, "%s: no dropout yet", name);
+    tensor *down = trained_leaf(b, TRAIN_A, name), *up = trained_leaf(b, TRAIN_B, name);
+    return matmul(b->g, scale(b->g, matmul(b->g, x, down), t->scale), up);
+}
+
 tensor *linear(builder *b, tensor *x, const model_weight *w, const model_weight *bias)
 {
     tensor *y = named(matmul(b->g, x, leaf_of(b, w)), "%s", w->name);
     if (bias && bias->data) y = add(b->g, y, leaf_of(b, bias));
+    tensor *pair = trained_pair_of(b, x, w->name);
+    if (pair) y = add(b->g, y, pair);
     const adapter_pair *p = pair_of(b->adapters, w->name);
     if (!p) return y;
     i64     s = b->adapters->n_slots;

@@ -16,6 +16,10 @@ typedef struct {
     bool        qk_norm;                    /* q and k normalised per head before rotation */
     bool        post_norm;                  /* a norm after attention and after the feed-forward part too */
     bool        scale_embedding;            /* by sqrt(width) */
+    bool        learned;                    /* a learned vector for each position instead of rotation */
+    bool        layer_norm;                 /* norms take the mean out and have biases; else RMS */
+    bool        ungated;                    /* the feed-forward part is down(act(up x)) */
+    bool        fused;                      /* the file has one attn_qkv: its rows are bound as q, k, v */
     act_kind    act;
     int         global_every;               /* every n-th layer sees everything, the others a window; 0: all do */
     float       local_theta;                /* rotation base of windowed layers when the file has none */
@@ -78,12 +82,39 @@ void kv_cache_free(kv_cache *);
 typedef struct { char name[48]; i64 rank; float *a, *b; } adapter_pair; /* a [k, rank, n_slots], b [rank, n, n_slots] */
 typedef struct { adapter_pair *pair; usize n; i64 n_slots; } adapter_set;
 
+/* What is trained: float matrices in place of a model's weights or beside them. Each is a leaf that wants a gradient; nothing
+ * else about a graph changes with the way of training. */
+typedef enum {
+    TRAIN_WEIGHT,                           /* replaces the weight of that name; "output.weight" also unties a tied head */
+    TRAIN_A, TRAIN_B,                       /* a low-rank pair beside it: y += scale b (a drop(x)); a [k,rank], b [rank,n] */
+    TRAIN_PROMPT,                           /* given vectors [width,n] in front of each sequence */
+    TRAIN_PREFIX_K, TRAIN_PREFIX_V,         /* of one layer ("blk.N"), keys already rotated: [n_kv_head*head_dim, n] */
+    TRAIN_CLASSES, TRAIN_CLASSES_B          /* a classifier [width,n] and its bias [n] over the rows that seq_span pools */
+} trained_kind;
+typedef struct {
+    trained_kind kind;
+    char   name[48];
+    i64    k, n;
+    float *data;                            /* [k,n], somebody else's */
+    float  scale, dropout;                  /* of a pair: stand on its A */
+    tensor *leaf;                           /* in the graph that was built last */
+} trained;
+typedef struct { trained *t; usize n; } trained_set;
+trained *trained_find(const trained_set *, trained_kind, const char *name); /* NULL when it is not trained */
+typedef enum { LOSS_NONE, LOSS_TOKENS /* next token */, LOSS_CLASSES } loss_kind;
+
 typedef struct {
     i64  rows;                              /* tokens of the batch, padding included */
     i64  outs;                              /* rows whose logits are wanted; 0: no head */
-    i64  seqs, max_pages;                   /* sequences; pages a sequence can have (decoder) */
+    i64  seqs, max_pages;                   /* sequences; pages a sequence can have (decoder with a cache) */
     i64  soft;                              /* given vectors among the rows (soft prompts); 0: none */
     const adapter_set *adapters;            /* or NULL */
+    trained_set *train;                     /* or NULL; leaves are written into it */
+    loss_kind loss;
+    i64  chunk;                             /* rows of logits at once in LOSS_TOKENS; 0: chosen */
+    i64  features;                          /* outputs of the last n blocks, pooled by `pool` over seq_span; 0: none, at most 4 */
+    pool_kind pool;                         /* of features and classes */
+    tensor **blocks;                        /* [n_layer] or NULL: filled with the outputs of the blocks */
 } batch_shape;
 typedef struct { /* inputs are I32; a padding row has id -1, slot -1, span {0,0,0} */
     tensor *ids;                            /* [rows] token ids, -1: none (padding or a given vector) */
@@ -94,11 +125,19 @@ typedef struct { /* inputs are I32; a padding row has id -1, slot -1, span {0,0,
     tensor *out_rows;                       /* [outs] */
     tensor *adapter;                        /* [rows] slot or -1; NULL without adapters */
     tensor *soft, *soft_ids;                /* [width,soft] F32; [rows] index into it or -1; NULL when soft = 0 */
-    tensor *seq_span;                       /* [2,seqs] {first,end} rows of each sequence (encoder) */
+    tensor *seq_span;                       /* [2,seqs] {first,end} rows of each sequence (encoder, features, classes) */
+    tensor *key_rows;                       /* [n_prefix*seqs + rows], with a trained prefix: prefix vector i is i, row r is n_prefix + r; spans count these */
+    tensor *want, *weight;                  /* of a loss, I32 and F32 [rows] ([seqs] for classes): target or -1; what it counts */
+    tensor *drop_key;                       /* I32 [2] {seed,step}; NULL without dropout */
     tensor *hidden;                         /* out: [width,rows] after the last norm */
     tensor *logits;                         /* out: [n_vocab,outs], NULL when outs = 0 */
     tensor *pooled;                         /* out, encoder: [width,seqs] pooled and of unit length */
+    tensor *feature[4];                     /* out: [width,seqs], the last block first */
+    tensor *scores;                         /* out: [classes,seqs] before softmax */
+    tensor *loss, *nll;                     /* out: [1] sum of weight * nll; [1, rows or seqs] of each, unweighted, 0 where want is -1 */
 } model_io;
-void decoder_build(graph *, const model *, const kv_cache *, const batch_shape *, model_io *); /* errors stay in the graph */
+/* Errors stay in the graph. Without a cache (NULL) keys are rows of the batch: span counts rows, slots and pages are NULL; only such
+ * graphs have gradients. */
+void decoder_build(graph *, const model *, const kv_cache *, const batch_shape *, model_io *);
 void encoder_build(graph *, const model *, const batch_shape *, model_io *);
 #endif
