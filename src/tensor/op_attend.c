@@ -1,16 +1,15 @@
-/* tensor/op_attend.c - ATTEND and ATTEND_GRAD: softmax attention of query rows over keys named by data.
+/* tensor/op_attend.c - ATTEND, ATTEND_STAT and ATTEND_GRAD: softmax attention of query rows over keys named by data.
  *
  * ATTEND, for row r with span {sequence, first, end} and query head h over kv head c = h / (heads / kv_heads):
  *   positions  p in [first, end), of a windowed row in [max(first, end - window), end); none if these are not inside the S
- *              slots, or not inside the pages of an existing sequence, or on a page (-1) that is none of the S / page of the cache
- *   slot(p)    without pages p; with pages: pages[p / page, sequence] * page + p % page
- *   u_p = scale <q, k_p>;  s_p = softcap tanh(u_p / softcap), or u_p;  P_p = exp(s_p - lse), lse = ln sum exp(s_p)
- *   y = sum P_p v_p;  no position: zeros
- * One span serves causal (end = position + 1), whole-sequence, packed and prefix masks.
+ *              slots, or not inside the pages of an existing sequence, or on a page (-1) that is none of the S / page of the
+ * cache slot(p)    without pages p; with pages: pages[p / page, sequence] * page + p % page u_p = scale <q, k_p>;  s_p = softcap
+ * tanh(u_p / softcap), or u_p;  P_p = exp(s_p - lse), lse = ln sum exp(s_p) y = sum P_p v_p;  no position: zeros One span serves
+ * causal (end = position + 1), whole-sequence, packed and prefix masks.
  *
- * ATTEND_GRAD recomputes P from lse, which ATTEND saves in its aux [heads,m] once the gradient is built (Dao et al. 2022,
- * "FlashAttention"):
- *   dP_p = <dy, v_p>;  D = sum P_p dP_p;  dS_p = P_p (dP_p - D);  dU_p = scale dS_p (1 - (s_p / softcap)^2)
+ * ATTEND_STAT [2,heads,m] is {lse, D} with D = <dy, y> = sum P_p <dy, v_p>; ATTEND saves lse in its aux [heads,m] once the
+ * gradient is built. From these two ATTEND_GRAD has P and its derivative again, key by key (Dao et al. 2022, "FlashAttention"):
+ *   dP_p = <dy, v_p>;  dS_p = P_p (dP_p - D);  dU_p = scale dS_p (1 - (s_p / softcap)^2)
  *   dq = sum dU_p k_p;  dk_p += dU_p q;  dv_p += P_p dy       over all rows and the heads of the group
  * Packed result: dq [hd,heads,m], dk [hd,kv_heads,S], dv the same, one after another. Keys in a paged cache come from earlier
  * steps and have no gradient: without pages only.
@@ -35,12 +34,22 @@ void attend_check(graph *g, tensor *y)
     tensor_set(y, op_type(q, NULL), q->n);
 }
 
+void attend_stat_check(graph *g, tensor *y)
+{
+    const tensor *out = y->src[0], *dy = y->src[1], *lse = y->src[2];
+    OP_EXPECT(op_is_real(out) && op_is_real(dy) && tensor_same_shape(out, dy) && out->n[3] == 1 && op_is_real(lse) &&
+                  op_is_2d(lse) && lse->n[0] == out->n[1] && lse->n[1] == out->n[2],
+              "y dy lse", "y and dy [hd,heads,m], lse [heads,m]");
+    tensor_set(y, op_type(out, dy), (i64[4]){2, out->n[1], out->n[2]});
+}
+
 void attend_grad_check(graph *g, tensor *y)
 {
-    const tensor *q = y->src[0], *k = y->src[1], *v = y->src[2], *span = y->src[3], *dy = y->src[4], *lse = y->src[5];
+    const tensor *q = y->src[0], *k = y->src[1], *v = y->src[2], *span = y->src[3], *dy = y->src[4], *stat = y->src[5];
     OP_EXPECT(heads_fit(q, k, v, span) && op_is_real(k) && op_is_real(v) && op_is_real(dy) && tensor_same_shape(dy, q) &&
-                  op_is_real(lse) && op_is_2d(lse) && lse->n[0] == q->n[1] && lse->n[1] == q->n[2],
-              "q k v span dy lse", "q [hd,heads,m], k and v [hd,kv_heads,S] f32 or f64, span I32 [3,m], dy as q, lse [heads,m]");
+                  op_is_real(stat) && stat->n[0] == 2 && stat->n[1] == q->n[1] && stat->n[2] == q->n[2] && stat->n[3] == 1,
+              "q k v span dy stat",
+              "q [hd,heads,m], k and v [hd,kv_heads,S] f32 or f64, span I32 [3,m], dy as q, stat [2,heads,m]");
     tensor_set(y, op_type(q, dy), (i64[4]){tensor_count(q) + 2 * tensor_count(k)});
 }
 
@@ -53,7 +62,8 @@ void attend_grad(graph *g, tensor *y, tensor *dy, tensor **dx)
         return;
     }
     tensor *lse = y->aux ? y->aux : tensor_aux(g, y, y->type, (shape){{q->n[1], q->n[2]}});
-    tensor *packed = node(g, OP_ATTEND_GRAD, y->arg, 6, (tensor *[]){q, k, v, y->src[3], dy, lse});
+    tensor *stat = op_call(g, OP_ATTEND_STAT, (op_arg){{0}}, y, dy, lse);
+    tensor *packed = node(g, OP_ATTEND_GRAD, y->arg, 6, (tensor *[]){q, k, v, y->src[3], dy, stat});
     i64 n_q = tensor_count(q), n_k = tensor_count(k);
     if (dx[0]) dx[0] = reshape(g, slice(g, packed, 0, 0, n_q), op_shape(q));
     if (dx[1]) dx[1] = reshape(g, slice(g, packed, 0, n_q, n_k), op_shape(k));
@@ -133,29 +143,31 @@ void attend_ref(const tensor *y)
     mem_free(sums);
 }
 
-/* dq, dk, dv in double; p and dp [S] hold P and dP of one row and head */
-static void attend_grad_one(const tensor *y, i64 h, i64 r, double *dq, double *dk, double *dv, double *p, double *dp)
+void attend_stat_ref(const tensor *y)
+{
+    const tensor *out = y->src[0], *dy = y->src[1], *lse = y->src[2];
+    for (i64 r = 0; r < y->n[2]; r++)
+        for (i64 h = 0; h < y->n[1]; h++) {
+            ref_set(y, 0, h, r, 0, ref_get(lse, h, r, 0, 0));
+            ref_set(y, 1, h, r, 0, dot_heads(out, h, r, dy, h, r));
+        }
+}
+
+/* dq, dk, dv in double */
+static void attend_grad_one(const tensor *y, i64 h, i64 r, double *dq, double *dk, double *dv)
 {
     const tensor *q = y->src[0], *k = y->src[1], *v = y->src[2], *dy = y->src[4];
     const i64 hd = q->n[0], c = h / (q->n[1] / k->n[1]);
-    const double lse = ref_get(y->src[5], h, r, 0, 0), cap = (double)y->arg.f[1];
+    const double lse = ref_get(y->src[5], 0, h, r, 0), along = ref_get(y->src[5], 1, h, r, 0), cap = (double)y->arg.f[1];
     seen s = row_sees(y, y->src[3], NULL, k->n[2], r);
-    double along = 0;
     for (i64 j = s.from; j < s.to; j++) {
-        p[j] = exp(score_of(y, q, h, r, k, c, j) - lse);
-        dp[j] = dot_heads(dy, h, r, v, c, j);
-        along += p[j] * dp[j];
-    }
-    for (i64 j = s.from; j < s.to; j++) {
-        double du = p[j] * (dp[j] - along) * (double)y->arg.f[0];
-        if (cap > 0) {
-            double t = score_of(y, q, h, r, k, c, j) / cap;
-            du *= 1 - t * t;
-        }
+        double score = score_of(y, q, h, r, k, c, j), p = exp(score - lse);
+        double du = p * (dot_heads(dy, h, r, v, c, j) - along) * (double)y->arg.f[0];
+        if (cap > 0) du *= 1 - score / cap * (score / cap);
         for (i64 i = 0; i < hd; i++) {
             dq[(r * q->n[1] + h) * hd + i] += du * ref_get(k, i, c, j, 0);
             dk[(j * k->n[1] + c) * hd + i] += du * ref_get(q, i, h, r, 0);
-            dv[(j * k->n[1] + c) * hd + i] += p[j] * ref_get(dy, i, h, r, 0);
+            dv[(j * k->n[1] + c) * hd + i] += p * ref_get(dy, i, h, r, 0);
         }
     }
 }
@@ -164,16 +176,15 @@ void attend_grad_ref(const tensor *y)
 {
     const tensor *q = y->src[0], *k = y->src[1];
     const i64 n_q = tensor_count(q), n_k = tensor_count(k);
-    double *sum = mem_array(double, y->n[0]), *p = mem_array(double, 2 * k->n[2]); /* packed as y; [S], [S] */
-    if (sum && p) {
+    double *sum = mem_array(double, y->n[0]); /* packed as y */
+    if (sum) {
         for (i64 r = 0; r < q->n[2]; r++)
-            for (i64 h = 0; h < q->n[1]; h++) attend_grad_one(y, h, r, sum, sum + n_q, sum + n_q + n_k, p, p + k->n[2]);
+            for (i64 h = 0; h < q->n[1]; h++) attend_grad_one(y, h, r, sum, sum + n_q, sum + n_q + n_k);
         for (i64 i = 0; i < y->n[0]; i++) ref_set(y, i, 0, 0, 0, sum[i]);
     } else {
         ref_nan(y);
     }
     mem_free(sum);
-    mem_free(p);
 }
 
 tensor *attend(graph *g, tensor *q, tensor *k, tensor *v, tensor *span, tensor *pages, attend_arg a)

@@ -296,10 +296,16 @@ static tensor *make_attend_grad(case_build *b, const int *n)
     op_arg arg = {.f = {a.scale, a.softcap}};
     shape keys = {{n[0], n[2], n[4]}}, rows = {{n[0], n[1], n[3]}};
     tensor *q = real(b, rows, "q"), *k = real(b, keys, "k"), *v = real(b, keys, "v"), *dy = real(b, rows, "dy");
-    tensor *span = ints(b, (shape){{3, n[3]}}, 0, 1, "span"), *lse = real(b, (shape){{n[1], n[3]}}, "lse");
+    tensor *span = ints(b, (shape){{3, n[3]}}, 0, 1, "span"), *stat = real(b, (shape){{2, n[1], n[3]}}, "stat");
     arg.i[2] = a.window;
     fill_spans(b, span, n);
-    return NODE(b->g, OP_ATTEND_GRAD, arg, q, k, v, span, dy, lse);
+    return NODE(b->g, OP_ATTEND_GRAD, arg, q, k, v, span, dy, stat);
+}
+static tensor *make_attend_stat(case_build *b, const int *n) /* hd, heads, m */
+{
+    shape rows = {{n[0], n[1], n[2]}};
+    tensor *y = rows_real(b, rows, 2, "y"), *dy = rows_real(b, rows, 2, "dy"), *lse = rows_real(b, (shape){{n[1], n[2]}}, 1, "lse");
+    return NODE(b->g, OP_ATTEND_STAT, NONE, y, dy, lse);
 }
 
 /* self-attention over projections of one x: the gradients of q, k and v meet in it */
@@ -529,9 +535,15 @@ const op_case op_cases[] = {
     ONE(ATTEND, "bad pages, odd spans", attend, CASE_ROWS | CASE_VALUE, 16, 4, 1, 12, 40, F16, CAUSAL | ODD_SPANS, 4),
     ONE(ATTEND, "edges", attend, CASE_ROWS | CASE_VALUE | EDGE, 16, 2, 1, 5, 5, F32, CAUSAL),
     ONE(ATTEND, "self, of one packed projection", attend_self, 0, 4, 2, 1, 5, 5, F32, CAUSAL),
+    {OP_ATTEND_STAT, "rows", make_attend_stat, {37, 3, 5}, {128, 16, 128}, 0, CASE_ROWS},
     {OP_ATTEND_GRAD, "causal", make_attend_grad, {8, 2, 2, 7, 7, F32, CAUSAL}, {128, 16, 4, 128, 128, F32, CAUSAL}, 0, 0},
     ONE(ATTEND_GRAD, "softcap, window, packed", attend_grad, 0, 8, 4, 2, 11, 11, F32, PACKED | WINDOW | CAP),
     ONE(ATTEND_GRAD, "odd spans", attend_grad, 0, 5, 2, 1, 9, 12, F32, CAUSAL | ODD_SPANS),
+    ONE(ATTEND_GRAD, "whole", attend_grad, 0, 16, 2, 1, 5, 5, F32, WHOLE),
+    ONE(ATTEND_GRAD, "grouped heads, many rows", attend_grad, 0, 20, 6, 2, 70, 70, F32, CAUSAL),
+    ONE(ATTEND_GRAD, "packed, many rows", attend_grad, 0, 64, 3, 3, 150, 150, F32, PACKED),
+    ONE(ATTEND_GRAD, "window, many rows", attend_grad, 0, 33, 4, 1, 90, 90, F32, CAUSAL | WINDOW | CAP),
+    ONE(ATTEND_GRAD, "more heads than a block", attend_grad, 0, 3, 50, 1, 4, 4, F32, CAUSAL),
     ACTS(ACT, act, ACT_SILU), ACTS(ACT, act, ACT_GELU), ACTS(ACT, act, ACT_GELU_TANH), ACTS(ACT, act, ACT_RELU),
     ACTS(ACT, act, ACT_TANH), ACTS(ACT, act, ACT_SIGMOID), ACTS(GLU, glu, ACT_SILU), ACTS(GLU, glu, ACT_GELU),
     ACTS(GLU, glu, ACT_GELU_TANH), ACTS(GLU, glu, ACT_RELU), ACTS(GLU, glu, ACT_TANH), ACTS(GLU, glu, ACT_SIGMOID),

@@ -100,10 +100,11 @@ static void weights(const attend_row *a, float *s, i64 n, float *lse)
 }
 
 typedef struct {
-    const float *weight; /* [keys, heads] */
-    const float *v;      /* [columns, keys] */
-    float *y;            /* [columns, heads] */
-    i64 weight_stride, v_stride, y_stride;
+    const float *weight;            /* [keys, heads] */
+    const float *v;                 /* [columns, keys] */
+    float *y;                       /* [columns, heads] */
+    i64 weight_stride, weight_step; /* from head to head, from key to key */
+    i64 v_stride, y_stride;
     int keys;
 } mix;
 
@@ -114,9 +115,9 @@ INLINE void mix_unit(const mix *m, int head, i64 col, i64 n, int h, int u)
     const float *weight = m->weight + head * m->weight_stride, *v = m->v + col;
     float *y = m->y + head * m->y_stride + col, t[16];
     UNROLLED(i, h * u * LANES) s[i] = (vf){0};
-    for (int j = 0; j < m->keys; j++, v += m->v_stride) {
+    for (int j = 0; j < m->keys; j++, v += m->v_stride, weight += m->weight_step) {
         vf w[4];
-        UNROLLED(i, h) w[i] = all(weight[i * m->weight_stride + j]);
+        UNROLLED(i, h) w[i] = all(weight[i * m->weight_stride]);
         UNROLLED(l, u * LANES)
         {
             vf x = load(v + l * W);
@@ -161,7 +162,13 @@ static void values(const attend_row *a, i64 n, i64 n_pad)
     for (i64 at = 0; at < a->hd; at += PIECE) {
         i64 cols = i64_min(PIECE, a->hd - at), room = (cols + 15) / 16 * 16;
         for (i64 i = 0; i < n; i += TILE) {
-            mix m = {.weight = a->score + i, .v = t, .y = a->y + at, .weight_stride = n_pad, .v_stride = room, .y_stride = a->hd};
+            mix m = {.weight = a->score + i,
+                     .v = t,
+                     .y = a->y + at,
+                     .weight_stride = n_pad,
+                     .weight_step = 1,
+                     .v_stride = room,
+                     .y_stride = a->hd};
             i32 p = a->first + (i32)i;
             m.keys = (int)i64_min(TILE, n - i);
             if (cols == room && in_place(a, p, m.keys))
@@ -189,4 +196,60 @@ static void attend_one(const attend_row *a)
     values(a, n, n_pad);
 }
 
-void BODY(kern_body_attend)(kern *k) { k->attend = attend_one; }
+/* ---- gradient ------------------------------------------------------------------------------------------------------------
+ * Every sum over keys or columns is made within the block, in order, and then added to what the blocks before it left: the bits
+ * depend on how rows and keys are cut into blocks, not on who computes a block. */
+
+/* the last values of a row that fill no 16 are summed one by one, in the same order: keys lie as they lie, with no room behind */
+static void mix_add(const mix *m, int n_out, i64 cols)
+{
+    i64 whole = cols / 16 * 16;
+    mix_all(m, n_out, whole);
+    for (i64 o = 0; o < n_out; o++)
+        for (i64 c = whole; c < cols; c++) {
+            float s = 0;
+            for (i64 j = 0; j < m->keys; j++)
+                s += m->v[j * m->v_stride + c] * m->weight[o * m->weight_stride + j * m->weight_step];
+            m->y[o * m->y_stride + c] += s;
+        }
+}
+
+/* one column's scores and <dy,v> become P and dU; both are zero where the column does not look */
+static void block_weights(const attend_block *a, int col)
+{
+    float *p = a->p + col * GRAD_KEYS, *ds = a->ds + col * GRAD_KEYS;
+    int from = a->from[col], to = i64_max(from, a->to[col]), end = (a->n_keys + W - 1) / W * W;
+    vf lse = all(a->lse[col]), along = all(a->along[col]);
+    for (int i = from / W * W; i < to; i += W) {
+        vf s = load(p + i) * a->scale, slope = all(a->scale);
+        if (a->softcap > 0) {
+            vf bent = v_tanh(s / a->softcap);
+            s = bent * a->softcap;
+            slope = slope * (1.0f - bent * bent);
+        }
+        vf e = v_exp(s - lse);
+        store(p + i, e);
+        store(ds + i, e * (load(ds + i) - along) * slope);
+    }
+    for (int i = 0; i < from; i++) p[i] = ds[i] = 0;
+    for (int i = to; i < end; i++) p[i] = ds[i] = 0;
+}
+
+static void attend_grad_block(const attend_block *a)
+{
+    BODY(body_gemm)(a->k, a->k_stride, a->n_keys, a->q, a->hd, a->n_cols, a->hd, a->p, GRAD_KEYS);
+    BODY(body_gemm)(a->v, a->v_stride, a->n_keys, a->dy, a->hd, a->n_cols, a->hd, a->ds, GRAD_KEYS);
+    for (int c = 0; c < a->n_cols; c++) block_weights(a, c);
+    if (a->dq) {
+        mix m = {a->ds, a->k, a->dq, GRAD_KEYS, 1, a->k_stride, a->hd, a->n_keys};
+        mix_add(&m, a->n_cols, a->hd);
+    }
+    if (a->dk) {
+        mix m = {a->ds, a->q, a->dk, 1, GRAD_KEYS, a->hd, a->dkv_stride, a->n_cols};
+        mix_add(&m, a->n_keys, a->hd);
+        m.weight = a->p, m.v = a->dy, m.y = a->dv;
+        mix_add(&m, a->n_keys, a->hd);
+    }
+}
+
+void BODY(kern_body_attend)(kern *k) { k->attend = attend_one, k->attend_grad = attend_grad_block; }

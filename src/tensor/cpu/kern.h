@@ -20,6 +20,21 @@ static inline const float *xq_s(const void *x, i64 k) { return xq_d(x, k) + k / 
 static inline const i16 *xq_o6(const void *x, i64 k) { return (const i16 *)(xq_d(x, k) + k / 32 * 2); }
 static inline const i16 *xq_o5(const void *x, i64 k) { return xq_o6(x, k) + k / 32 * 4; }
 
+enum { GRAD_COLS = 48, GRAD_KEYS = 64 };    /* columns and keys of a block of attention's gradient; one row with more heads is a block too */
+typedef struct { /* a block of columns (row, head of one kv head) against a block of keys: see op_attend.c for the formula */
+    const float *q, *dy;                    /* [hd, n_cols] */
+    const float *k, *v;                     /* [hd, n_keys] of this kv head */
+    i64          k_stride, v_stride;        /* floats from key to key */
+    const i32   *from, *to;                 /* [n_cols] the keys of the block that a column sees */
+    const float *lse, *along;               /* [n_cols] ln of the sum of exponentials; <dy, y> */
+    int          hd, n_cols, n_keys;
+    float        scale, softcap;
+    float       *p, *ds;                    /* scratch [GRAD_KEYS, n_cols] */
+    float       *dq;                        /* [hd, n_cols] added to, or NULL */
+    float       *dk, *dv;                   /* [hd, n_keys] added to, or NULL */
+    i64          dkv_stride;
+} attend_block;
+
 typedef struct { /* one query row, all heads of one kv head: see op_attend.c for the formula */
     const float *q;                         /* [hd, n_q] heads that share the kv head, stride hd */
     const u8    *k, *v;                     /* base of this kv head in slot 0 */
@@ -65,6 +80,7 @@ typedef struct kern {
     double (*rate_float)(i64 rounds, float *sink);
     double (*rate_int8)(i64 rounds, float *sink);
     float  (*read_all)(const float *p, i64 n);
+    void  (*attend_grad)(const attend_block *);
 } kern;
 const kern *kern_get(cpu_level);            /* built once per level; never above cpu_best() */
 

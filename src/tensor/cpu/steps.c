@@ -269,6 +269,8 @@ static bool is_small(const tensor *t)
     }
 }
 
+bool step_choose_grad(cpu_backend *, cpu_plan *, tensor *, step_pair *); /* steps_grad.c */
+
 bool step_choose(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *pair)
 {
     if (t->type != F32 && t->op != OP_KV_PUT) return false;
@@ -298,6 +300,8 @@ bool step_choose(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *pair)
     case OP_ATTEND: s->run = run_attend; return attend_fits(t, &pair->per_thread);
     case OP_POOL: s->run = run_pool; return f32_rows(a);
     case OP_XENT: s->run = run_xent; return f32_rows(a);
+    case OP_ATTEND_STAT:
+    case OP_ATTEND_GRAD: return step_choose_grad(c, cp, t, pair);
     default: return false;
     }
 }
