@@ -5,6 +5,7 @@ const arch_row arch_table[] = {
     {.name = "llama", .act = ACT_SILU, .default_pre = "default"},
     {.name = "qwen2", .neox = true, .act = ACT_SILU, .default_pre = "qwen2"},
     {.name = "gemma3", .neox = true, .qk_norm = true, .post_norm = true, .scale_embedding = true, .act = ACT_GELU_TANH, .global_every = 6, .local_theta = 10000},
+    {.name = "gpt2", .learned = true, .layer_norm = true, .ungated = true, .fused = true, .act = ACT_GELU_TANH, .default_pre = "gpt-2"},
     {.name = "bert", .encoder = true, .act = ACT_GELU},
 };
 

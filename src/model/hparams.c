@@ -71,12 +71,12 @@ err hparams_read(model *m)
     h->n_ff = get_i(&r, "feed_forward_length", -1, 1, 1 << 20);
     h->n_ctx = get_i(&r, "context_length", -1, m->arch->encoder ? 3 : 1, 1 << 27); /* an encoder's window: a token between the two around it */
     h->window = m->arch->global_every ? get_i(&r, "attention.sliding_window", 0, 0, 1 << 27) : 0;
-    h->eps = m->arch->encoder ? get_f(&r, "attention.layer_norm_epsilon", 1e-12, 0, 1) : get_f(&r, "attention.layer_norm_rms_epsilon", 1e-5, 0, 1);
+    h->eps = m->arch->encoder || m->arch->layer_norm ? get_f(&r, "attention.layer_norm_epsilon", 1e-12, 0, 1) : get_f(&r, "attention.layer_norm_rms_epsilon", 1e-5, 0, 1);
     h->attn_scale = 1.0f / sqrtf((float)h->head_dim);
     h->softcap_attn = get_f(&r, "attn_logit_softcapping", 0, 0, 1e6);
     h->softcap_logits = get_f(&r, "final_logit_softcapping", 0, 0, 1e6);
     h->causal = !m->arch->encoder;
-    if (!m->arch->encoder && !r.bad.code) TRY(rope_read(&r, h));
+    if (!m->arch->encoder && !m->arch->learned && !r.bad.code) TRY(rope_read(&r, h));
     i64 pooling = m->arch->encoder ? get_i(&r, "pooling_type", 1, 0, 3) : 3; /* ggml: 0 none, 1 mean, 2 first, 3 last */
     h->pooling = pooling == 2 ? POOL_FIRST : pooling == 3 ? POOL_LAST : POOL_MEAN;
     return r.bad;

@@ -6,7 +6,7 @@ typedef struct {
     model *m;
     err    bad;
     usize  pack_bytes;
-    struct { model_weight *w; const file_tensor *t; } *job;
+    struct { model_weight *w; const void *rows; } *job;
     usize  n_jobs, cap_jobs;
 } binder;
 
@@ -17,27 +17,28 @@ static bool wants_pack(const file_tensor *t, int flags)
     return flags & PACK && !cpu_reference() && dtype_table[t->type].quantised && weight_packs(t->type, LAYOUT_R8);
 }
 
-/* n < 0: any number of rows */
-static void bind(binder *b, model_weight *w, const char *name, i64 k, i64 n, int flags)
+/* Rows [from, from + n) of a file's tensor that has `all` rows; n < 0: all, of any number. */
+static void bind_rows(binder *b, model_weight *w, const char *name, const char *in_file, i64 k, i64 from, i64 n, i64 all, int flags)
 {
     if (b->bad.code) return;
-    const file_tensor *t = file_tensor_find(b->m->file, str_of(name));
+    const file_tensor *t = file_tensor_find(b->m->file, str_of(in_file));
     snprintf(w->name, sizeof w->name, "%s", name);
     if (!t) {
-        if (flags & NEED) b->bad = err_new(ERR_FORMAT, "%s: tensor %s is missing (architecture %s)", b->m->path, name, b->m->arch->name);
+        if (flags & NEED) b->bad = err_new(ERR_FORMAT, "%s: tensor %s is missing (architecture %s)", b->m->path, in_file, b->m->arch->name);
         return;
     }
     i64 rows = t->n[1] * t->n[2] * t->n[3];
-    if (t->n[0] != k || (n >= 0 && rows != n)) {
-        b->bad = err_new(ERR_FORMAT, "%s: tensor %s is [%lld,%lld], expected [%lld,%lld]", b->m->path, name, (long long)t->n[0], (long long)rows, (long long)k, (long long)n);
+    if (t->n[0] != k || (n >= 0 && rows != all)) {
+        b->bad = err_new(ERR_FORMAT, "%s: tensor %s is [%lld,%lld], expected [%lld,%lld]", b->m->path, in_file, (long long)t->n[0], (long long)rows, (long long)k, (long long)all);
         return;
     }
     if ((unsigned)t->type >= DTYPE_COUNT || t->type == I32 || t->type == F64 || !t->data) { /* F64 would make every value after it F64 */
         const char *type = (unsigned)t->type < DTYPE_COUNT ? dtype_table[t->type].name : "unknown";
-        b->bad = err_new(ERR_UNSUPPORTED, "%s: tensor %s has %s%s", b->m->path, name, t->data ? "a type that this build does not compute with: " : "no data", t->data ? type : "");
+        b->bad = err_new(ERR_UNSUPPORTED, "%s: tensor %s has %s%s", b->m->path, in_file, t->data ? "a type that this build does not compute with: " : "no data", t->data ? type : "");
         return;
     }
-    *w = (model_weight){.type = t->type, .k = k, .n = rows, .data = (void *)(uintptr_t)t->data};
+    if (n >= 0) rows = n;
+    *w = (model_weight){.type = t->type, .k = k, .n = rows, .data = (u8 *)(uintptr_t)t->data + dtype_row_bytes(t->type, k) * (usize)from};
     snprintf(w->name, sizeof w->name, "%s", name);
     b->m->parameters += k * rows;
     if (!wants_pack(t, flags)) {
@@ -47,14 +48,41 @@ static void bind(binder *b, model_weight *w, const char *name, i64 k, i64 n, int
     w->lay = LAYOUT_R8;
     b->pack_bytes += (weight_bytes(t->type, LAYOUT_R8, k, rows) + 63) / 64 * 64;
     if (!vec_grow((void **)&b->job, &b->cap_jobs, b->n_jobs + 1, sizeof *b->job)) b->bad = err_new(ERR_NOMEM, "out of memory while binding weights");
-    else b->job[b->n_jobs].w = w, b->job[b->n_jobs++].t = t;
+    else b->job[b->n_jobs].w = w, b->job[b->n_jobs++].rows = w->data;
 }
+
+static void bind(binder *b, model_weight *w, const char *name, i64 k, i64 n, int flags) { bind_rows(b, w, name, name, k, 0, n, n, flags); }
 
 /* vectors of norms and biases are used as they are: they must be F32 */
 static void bind_vector(binder *b, model_weight *w, const char *name, i64 k, int flags)
 {
     bind(b, w, name, k, 1, flags);
     if (!b->bad.code && w->data && w->type != F32) b->bad = err_new(ERR_UNSUPPORTED, "%s: %s is %s, expected f32", b->m->path, name, dtype_table[w->type].name);
+}
+
+/* q, k and v are rows of one tensor there, one after another, and so are their biases */
+static void bind_fused(binder *b, layer_weights *w, i64 i)
+{
+    const hparams *h = &b->m->h;
+    i64            q = h->n_head * h->head_dim, kv = h->n_kv_head * h->head_dim, from = 0;
+    model_weight  *part[] = {&w->q, &w->k, &w->v}, *bias[] = {&w->q_b, &w->k_b, &w->v_b};
+    for (int p = 0; p < 3; from += p++ ? kv : q) {
+        char name[64], in_file[64];
+        snprintf(name, sizeof name, "blk.%d.attn_%c.weight", (int)i, "qkv"[p]);
+        snprintf(in_file, sizeof in_file, "blk.%d.attn_qkv.weight", (int)i);
+        bind_rows(b, part[p], name, in_file, h->width, from, p ? kv : q, q + 2 * kv, NEED | PACK);
+        snprintf(name, sizeof name, "blk.%d.attn_%c.bias", (int)i, "qkv"[p]);
+        snprintf(in_file, sizeof in_file, "blk.%d.attn_qkv.bias", (int)i);
+        const file_tensor *t = file_tensor_find(b->m->file, str_of(in_file));
+        if (!t || b->bad.code) continue;
+        if (t->type != F32 || t->n[0] != q + 2 * kv || t->n[1] != 1) {
+            b->bad = err_new(ERR_FORMAT, "%s: %s is not %lld values of f32", b->m->path, in_file, (long long)(q + 2 * kv));
+            return;
+        }
+        *bias[p] = (model_weight){.type = F32, .k = p ? kv : q, .n = 1, .data = (float *)(uintptr_t)t->data + from};
+        snprintf(bias[p]->name, sizeof bias[p]->name, "%s", name);
+        b->m->parameters += bias[p]->k;
+    }
 }
 
 static void bind_layer(binder *b, i64 i)
@@ -65,13 +93,17 @@ static void bind_layer(binder *b, i64 i)
     i64             q = h->n_head * h->head_dim, kv = h->n_kv_head * h->head_dim, d = h->width;
     char            name[64];
 #define NAME(s) (snprintf(name, sizeof name, "blk.%d." s, (int)i), name)
-    bind(b, &w->q, NAME("attn_q.weight"), d, q, NEED | PACK);
-    bind(b, &w->k, NAME("attn_k.weight"), d, kv, NEED | PACK);
-    bind(b, &w->v, NAME("attn_v.weight"), d, kv, NEED | PACK);
+    if (a->fused) {
+        bind_fused(b, w, i);
+    } else {
+        bind(b, &w->q, NAME("attn_q.weight"), d, q, NEED | PACK);
+        bind(b, &w->k, NAME("attn_k.weight"), d, kv, NEED | PACK);
+        bind(b, &w->v, NAME("attn_v.weight"), d, kv, NEED | PACK);
+        bind_vector(b, &w->q_b, NAME("attn_q.bias"), q, 0);
+        bind_vector(b, &w->k_b, NAME("attn_k.bias"), kv, 0);
+        bind_vector(b, &w->v_b, NAME("attn_v.bias"), kv, 0);
+    }
     bind(b, &w->o, NAME("attn_output.weight"), q, d, NEED | PACK);
-    bind_vector(b, &w->q_b, NAME("attn_q.bias"), q, 0);
-    bind_vector(b, &w->k_b, NAME("attn_k.bias"), kv, 0);
-    bind_vector(b, &w->v_b, NAME("attn_v.bias"), kv, 0);
     bind_vector(b, &w->o_b, NAME("attn_output.bias"), d, 0);
     bind(b, &w->up, NAME("ffn_up.weight"), d, h->n_ff, NEED | PACK);
     bind(b, &w->down, NAME("ffn_down.weight"), h->n_ff, d, NEED | PACK);
@@ -86,7 +118,11 @@ static void bind_layer(binder *b, i64 i)
     }
     bind_vector(b, &w->attn_norm, NAME("attn_norm.weight"), d, NEED);
     bind_vector(b, &w->ff_norm, NAME("ffn_norm.weight"), d, NEED);
-    bind(b, &w->gate, NAME("ffn_gate.weight"), d, h->n_ff, NEED | PACK);
+    if (a->layer_norm) {
+        bind_vector(b, &w->attn_norm_b, NAME("attn_norm.bias"), d, NEED);
+        bind_vector(b, &w->ff_norm_b, NAME("ffn_norm.bias"), d, NEED);
+    }
+    if (!a->ungated) bind(b, &w->gate, NAME("ffn_gate.weight"), d, h->n_ff, NEED | PACK);
     bind_vector(b, &w->q_norm, NAME("attn_q_norm.weight"), h->head_dim, a->qk_norm ? NEED : 0);
     bind_vector(b, &w->k_norm, NAME("attn_k_norm.weight"), h->head_dim, a->qk_norm ? NEED : 0);
     bind_vector(b, &w->attn_post, NAME("post_attention_norm.weight"), d, a->post_norm ? NEED : 0);
@@ -113,9 +149,15 @@ static void bind_all(binder *b)
         h->n_ctx = i64_min(h->n_ctx, m->positions.n);
         return;
     }
-    bind_vector(b, &m->out_norm, "output_norm.weight", h->width, NEED);
-    bind_vector(b, &m->rope_factors, "rope_freqs.weight", h->rope_dims / 2, 0);
     if (!tied) bind(b, &m->head, "output.weight", h->width, h->n_vocab, NEED | PACK);
+    bind_vector(b, &m->out_norm, "output_norm.weight", h->width, NEED);
+    if (m->arch->layer_norm) bind_vector(b, &m->out_norm_b, "output_norm.bias", h->width, NEED);
+    if (m->arch->learned) {
+        bind(b, &m->positions, "position_embd.weight", h->width, -1, NEED);
+        h->n_ctx = i64_min(h->n_ctx, i64_max(m->positions.n, 1));
+        return;
+    }
+    bind_vector(b, &m->rope_factors, "rope_freqs.weight", h->rope_dims / 2, 0);
 }
 
 typedef struct {
@@ -129,7 +171,7 @@ static void pack_part(void *ctx, int thread, int n_threads)
         model_weight *w = b->job[i].w;
         i64           from, to;
         part((w->n + 7) / 8, thread, n_threads, &from, &to);
-        weight_pack(w->type, w->lay, w->k, w->n, b->job[i].t->data, w->data, from, to);
+        weight_pack(w->type, w->lay, w->k, w->n, b->job[i].rows, w->data, from, to);
     }
 }
 
