@@ -62,4 +62,11 @@ err  gguf_put_tensor(gguf_writer *, str name, dtype, int n_dims, const i64 *n);
 err  gguf_put_data(gguf_writer *, const void *, usize bytes);       /* in order, whole tensors or parts */
 err  gguf_commit(gguf_writer *);                                    /* FORMAT if data is missing; frees */
 void gguf_drop(gguf_writer *);
+typedef struct safetensors_writer safetensors_writer;               /* the same for safetensors */
+err  safetensors_create(safetensors_writer **, const char *path);
+err  safetensors_put_note(safetensors_writer *, const char *key, str value); /* __metadata__ */
+err  safetensors_put_tensor(safetensors_writer *, str name, dtype /* F32 F16 BF16 F64 I32 */, int n_dims, const i64 *n /* the row first */);
+err  safetensors_put_data(safetensors_writer *, const void *, usize bytes);
+err  safetensors_commit(safetensors_writer *);
+void safetensors_drop(safetensors_writer *);
 #endif

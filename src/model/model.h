@@ -140,4 +140,23 @@ typedef struct { /* inputs are I32; a padding row has id -1, slot -1, span {0,0,
  * graphs have gradients. */
 void decoder_build(graph *, const model *, const kv_cache *, const batch_shape *, model_io *);
 void encoder_build(graph *, const model *, const batch_shape *, model_io *);
+
+#include "model/adapter.h" /* adapters as files, merging, names of tensors */
+
+/* ---- packing.c: sequences one after another in the rows of a batch, without a cache. One thread, as its workspace. ---- */
+typedef struct {
+    const i32   *id; i64 n;                 /* tokens */
+    const i32   *want;                      /* [n] targets of LOSS_TOKENS, -1: none; NULL: none at all */
+    const float *weight;                    /* [n] */
+    i32          klass;                     /* of LOSS_CLASSES, -1: none */
+    float        counts;
+} packed_seq;
+typedef struct packing packing;
+/* Builds the graph of a shape (rows include the vectors of a trained prompt in front of each sequence) and plans it, with its gradients
+ * when wanted; whatever of loss, nll, scores, logits (outs > 0), features there is stays readable after plan_run, else hidden. */
+err   packing_open(packing **, const model *, workspace *, const batch_shape *, bool grad, model_io *);
+void  packing_close(packing *);
+plan *packing_plan(packing *);
+err   packing_put(packing *, const model_io *, const packed_seq *, int n); /* all inputs but out_rows and drop_key; INPUT when they do not fit */
+i64   packing_overhead(const trained_set *); /* rows that a sequence takes beside its tokens */
 #endif
