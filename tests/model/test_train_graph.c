@@ -41,60 +41,37 @@ typedef struct {
     const i32   *len; int n_seq;            /* tokens of each sequence */
     int          first;                     /* of the made-up tokens */
     float        weight;                    /* of every target */
-    i64          chunk;
+    i64          chunk, padding;            /* padding: rows and sequences more than there are */
 } task;
 
 static i32 token(int seq, int i) { return 3 + (seq * 37 + i * 11 + i * i * 5) % (VOCAB - 4); }
 
-static const trained *prefix_of(const task *t) { return trained_find(&t->set, TRAIN_PREFIX_K, "blk.0"); }
-
 /* the loss; the gradients one after another into grad, when it is given */
 static double run(const task *t, float *grad, float *nll)
 {
-    i32 id[MOST_ROWS], pos[MOST_ROWS], span[3 * MOST_ROWS], want[MOST_ROWS], soft[MOST_ROWS], seq_span[2 * 8], key[MOST_ROWS + 64];
+    i32 id[8][MOST_ROWS], want[8][MOST_ROWS];
     float weight[MOST_ROWS], loss;
-    const trained *prompt = trained_find(&t->set, TRAIN_PROMPT, ""), *prefix = prefix_of(t);
-    i32 n_prompt = prompt ? (i32)prompt->n : 0, n_prefix = prefix ? (i32)prefix->n : 0, rows = 0, keys = 0;
+    packed_seq seq[8];
+    i64 rows = 0, more = packing_overhead(&t->set);
+    for (int i = 0; i < MOST_ROWS; i++) weight[i] = t->weight;
     for (int s = 0; s < t->n_seq; s++) {
-        i32 from = rows, key_from = keys;
-        for (i32 i = 0; i < n_prefix; i++) key[keys++] = i;
-        for (i32 i = 0; i < n_prompt + t->len[s]; i++, rows++) {
-            bool given = i < n_prompt, last = i == n_prompt + t->len[s] - 1;
-            id[rows] = given ? -1 : token(t->first + s, i - n_prompt);
-            soft[rows] = given ? i : -1;
-            pos[rows] = n_prefix + i;
-            key[keys++] = n_prefix + rows;
-            span[3 * rows] = 0, span[3 * rows + 1] = key_from, span[3 * rows + 2] = keys;
-            want[rows] = given || last ? -1 : token(t->first + s, i - n_prompt + 1);
-            weight[rows] = t->weight;
-        }
-        seq_span[2 * s] = from, seq_span[2 * s + 1] = rows;
-        if (t->m->arch->encoder)
-            for (i32 r = from; r < rows; r++) span[3 * r + 2] = rows;
+        i32 n = t->len[s];
+        for (i32 i = 0; i < n; i++) id[s][i] = token(t->first + s, i), want[s][i] = i == n - 1 ? -1 : token(t->first + s, i + 1);
+        seq[s] = (packed_seq){id[s], n, want[s], weight, (t->first + s) % 3, t->weight};
+        rows += more + n;
     }
-    for (int s = 0; s < t->n_seq && t->loss == LOSS_CLASSES; s++) want[s] = (t->first + s) % 3;
     pool *threads;
     backend *be;
     workspace *ws;
-    plan *p;
+    packing *k;
     model_io io;
-    graph *g = graph_new();
+    batch_shape shape_of = {.rows = rows + t->padding, .seqs = t->n_seq + t->padding, .train = (trained_set *)(uintptr_t)&t->set, .loss = t->loss, .pool = POOL_LAST, .chunk = t->chunk};
     assert_ok(pool_new(&threads, 2));
     assert_ok(backend_cpu(&be, threads));
     assert_ok(workspace_new(&ws, be));
-    batch_shape shape_of = {.rows = rows, .seqs = t->n_seq, .train = (trained_set *)(uintptr_t)&t->set, .loss = t->loss, .pool = POOL_LAST, .chunk = t->chunk};
-    if (t->m->arch->encoder) encoder_build(g, t->m, &shape_of, &io);
-    else decoder_build(g, t->m, NULL, &shape_of, &io);
-    if (grad) graph_grad(g, io.loss);
-    assert_ok(plan_new(&p, g, ws, (tensor *[]){io.loss, io.nll}, 2));
-    assert_ok(tensor_put(p, io.ids, id));
-    if (io.pos) assert_ok(tensor_put(p, io.pos, pos));
-    assert_ok(tensor_put(p, io.span, span));
-    if (io.seq_span) assert_ok(tensor_put(p, io.seq_span, seq_span));
-    if (io.key_rows) assert_ok(tensor_put(p, io.key_rows, key));
-    if (io.soft_ids) assert_ok(tensor_put(p, io.soft_ids, soft));
-    assert_ok(tensor_put(p, io.want, want));
-    assert_ok(tensor_put(p, io.weight, weight));
+    assert_ok(packing_open(&k, t->m, ws, &shape_of, grad != NULL, &io));
+    plan *p = packing_plan(k);
+    assert_ok(packing_put(k, &io, seq, t->n_seq));
     assert_ok(plan_run(p));
     assert_ok(tensor_get(p, io.loss, &loss));
     if (nll) assert_ok(tensor_get(p, io.nll, nll));
@@ -105,7 +82,7 @@ static double run(const task *t, float *grad, float *nll)
         assert_ok(tensor_get(p, w->leaf->grad, grad));
         grad += w->k * w->n;
     }
-    plan_free(p);
+    packing_close(k);
     workspace_free(ws);
     backend_close(be);
     pool_free(threads);
@@ -247,7 +224,7 @@ static void test_packed_is_apart(void **state)
             double *sum = calloc((usize)n, sizeof *sum), loss = 0, together = run(&t, all, NULL), apart = 0, size = 0;
             for (int s = 0; s < 4; s++) {
                 task alone = t;
-                alone.len = len + s, alone.n_seq = 1, alone.first = s;
+                alone.len = len + s, alone.n_seq = 1, alone.first = s, alone.padding = s;
                 loss += run(&alone, one, NULL);
                 for (i64 i = 0; i < n; i++) sum[i] += (double)one[i];
             }
