@@ -80,7 +80,7 @@ static void bind_fused(binder *b, layer_weights *w, i64 i)
             return;
         }
         *bias[p] = (model_weight){.type = F32, .k = p ? kv : q, .n = 1, .data = (float *)(uintptr_t)t->data + from};
-        snprintf(bias[p]->name, sizeof bias[p]->name, "%s", name);
+        snprintf(bias[p]->name, sizeof bias[p]->name, "%.47s", name);
         b->m->parameters += bias[p]->k;
     }
 }
