@@ -45,6 +45,7 @@ bool  weight_packs(dtype, layout);          /* this type has this layout */
 usize weight_bytes(dtype, layout, i64 k, i64 n);
 void  weight_pack(dtype, layout, i64 k, i64 n, const void *rows, void *dst, i64 group_from, i64 group_to); /* groups of 8 rows; ranges may run in parallel */
 void  weight_decode(dtype, layout, i64 k, const void *w, i64 row, i64 n_rows, float *dst); /* dst [k, n_rows] */
+void  weight_decode_part(dtype, layout, i64 k, const void *w, i64 row, i64 k_from, i64 n, float *dst); /* of one row; whole blocks */
 
 /* ---- nodes ------------------------------------------------------------------------------------------------------------ */
 typedef enum {

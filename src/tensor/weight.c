@@ -200,16 +200,19 @@ void weight_pack(dtype t, layout l, i64 k, i64 n, const void *rows, void *dst, i
     }
 }
 
-void weight_decode(dtype t, layout l, i64 k, const void *w, i64 row, i64 n_rows, float *dst)
+void weight_decode_part(dtype t, layout l, i64 k, const void *w, i64 row, i64 k_from, i64 n, float *dst)
 {
     const dtype_info *info = &dtype_table[t];
-    if (l == LAYOUT_ROWS) { /* rows are contiguous */
-        info->decode((const u8 *)w + dtype_row_bytes(t, k) * (usize)row, dst, k * n_rows);
+    if (l == LAYOUT_ROWS) {
+        info->decode((const u8 *)w + dtype_row_bytes(t, k) * (usize)row + dtype_row_bytes(t, k_from), dst, n);
         return;
     }
-    usize group_bytes = r8_group_bytes(t, k);
-    for (i64 end = row + n_rows; row < end; row++) {
-        const u8 *group = (const u8 *)w + group_bytes * (usize)(row / 8);
-        for (i64 i = 0; i < k / info->block; i++, dst += info->block) r8[t].out(group, (int)(row % 8), i, dst);
-    }
+    const u8 *group = (const u8 *)w + r8_group_bytes(t, k) * (usize)(row / 8);
+    for (i64 i = k_from / info->block, end = (k_from + n) / info->block; i < end; i++, dst += info->block)
+        r8[t].out(group, (int)(row % 8), i, dst);
+}
+
+void weight_decode(dtype t, layout l, i64 k, const void *w, i64 row, i64 n_rows, float *dst)
+{
+    for (i64 i = 0; i < n_rows; i++) weight_decode_part(t, l, k, w, row + i, 0, k, dst + i * k);
 }

@@ -14,7 +14,7 @@ typedef struct {
 struct step {
     void   (*run)(const step *, const cpu_run *);
     tensor  *t;
-    usize    at;                            /* of its table in cpu_run.angles, in floats */
+    usize    at;                            /* of its table in cpu_run.angles, in floats; of its scratch in own, in bytes */
     tensor  *reads;                         /* neighbours with the same one write apart from what they read: no barrier between */
     bool     alone;                         /* too little to share: thread 0 does it, with no barrier to the next such step */
     bool     barrier;                       /* all threads meet after it */
@@ -47,4 +47,5 @@ typedef struct {
 /* false: no fast kernel. Nothing was written to the plan then */
 bool step_choose(cpu_backend *, cpu_plan *, tensor *, step_pair *);
 bool step_choose_matmul(cpu_backend *, cpu_plan *, tensor *, step_pair *);
+bool step_choose_train(tensor *, step_pair *);     /* steps_train.c: MATMUL in float arithmetic, MATMUL_X, MATMUL_W */
 #endif

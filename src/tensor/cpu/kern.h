@@ -49,6 +49,17 @@ typedef struct { /* one query row, all heads of one kv head: see op_attend.c for
     float       *score;                     /* scratch [end-first rounded up to 16, n_q] */
 } attend_row;
 
+enum { OUTER_ROWS = 6, OUTER_LANES = 16 }; /* a tile: as many rows as registers hold; a panel's width */
+typedef struct {                            /* y[i][j] = or += sum of a[i][s * a_step] * b(j,s) */
+    const float *a[OUTER_ROWS];
+    i64          a_step;                    /* 1 or OUTER_ROWS (then the rows lie interleaved) */
+    const float *b;                         /* panels [OUTER_LANES, n_steps, panels]; what pads the last one is not used */
+    i64          n_steps, n;                /* terms; values of a row of y */
+    float       *y[OUTER_ROWS];
+    int          n_rows;
+    bool         add;
+} outer_tile;
+
 typedef struct kern {
     cpu_level level;
     /* body_rows.c: one row each; n any; y may be x */
@@ -72,6 +83,11 @@ typedef struct kern {
     /* body_gemm.c: y[c*y_stride + r] = <w_r, x_c> in 16 partial sums over k, added in a fixed order: the same bits for any
      * n_rows, n_cols; strides in floats; k any */
     void  (*gemm)(const float *w, i64 w_stride, int n_rows, const float *x, i64 x_stride, int n_cols, i64 k, float *y, i64 y_stride);
+    /* body_gemm.c: products of training. One lane is one output, its terms are added one after another in the order of s, a product
+     * and a sum rounded on their own: the same bits for any tile and level. A multiply-add in one instruction would give other
+     * bits and no speed where, as on Zen, multiplications and additions have ports of their own. */
+    void  (*outer)(const outer_tile *);
+    void  (*turn)(const float *rows, i64 stride, i64 n, float *panel); /* 16 rows of n -> [16, n] */
     /* q_*.c */
     void  (*quant)(const float *x, i64 k, void *xq);                 /* one row */
     /* one group of 8 rows (LAYOUT_R8) against n_cols quantised columns: y[c*y_stride + 0..7] */

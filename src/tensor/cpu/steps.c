@@ -280,6 +280,8 @@ bool step_choose(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *pair)
     switch (t->op) {
     case OP_EMBED:
     case OP_MATMUL: return step_choose_matmul(c, cp, t, pair);
+    case OP_MATMUL_X:
+    case OP_MATMUL_W: return step_choose_train(t, pair);
     case OP_ADD:
     case OP_MUL:
     case OP_SCALE:

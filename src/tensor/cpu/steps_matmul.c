@@ -116,6 +116,7 @@ bool step_choose_matmul(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *s)
     if (x->type != F32 || t->type != F32 || x->stride[0] != 4 || x->n[2] * x->n[3] != 1) return false;
     if (w->lay == LAYOUT_ROWS && !tensor_contiguous(w)) return false;
     if (w->type == F64 || w->type == I32) return false;
+    if (t->arg.i[0]) return step_choose_train(t, s);
     i64 k = w->n[0];
     s->main.alone = (double)k * (double)w->n[1] * (double)x->n[1] <= 16384;
     if (t->src[2]) {

@@ -1,0 +1,200 @@
+/* tensor/cpu/steps_train.c - the float matrix products of training: MATMUL where a graph asks for float arithmetic, MATMUL_X and
+ * MATMUL_W, with slots and without, over weights of any type and layout.
+ *
+ * All three are one kernel (kern.outer) over a block of at most 256 x 256 values in panels: of the weight, decoded once for all
+ * columns (transposed when its rows are the outputs), or of x. The block stays in the second-level cache, the rows that meet it
+ * pass through the first. Sums run in pieces of 256 terms, so their bits depend neither on blocks nor on threads, and for MATMUL
+ * and MATMUL_X not on the number of rows either. Inference has its own float matmul (steps_matmul.c): dot products do better on
+ * one column, and its bits must be the same for one row and for many. */
+#include "tensor/cpu/train.h"
+
+area area_of(const cpu_run *r, i64 a, i64 a_unit, i64 b, i64 b_unit, i64 extra)
+{
+    const i64 n_a = (a + a_unit - 1) / a_unit, n_b = (b + b_unit - 1) / b_unit;
+    double least = INFINITY;
+    int along = 1;
+    for (int ta = 1; ta <= r->n_threads; ta++) {
+        if (r->n_threads % ta) continue;
+        i64 tb = r->n_threads / ta;
+        double cost = (double)((n_a + ta - 1) / ta * a_unit) * (double)((n_b + tb - 1) / tb * b_unit + extra);
+        if (cost < least) least = cost, along = ta;
+    }
+    area me;
+    part(n_a, r->thread % along, along, &me.a_from, &me.a_to);
+    part(n_b, r->thread / along, r->n_threads / along, &me.b_from, &me.b_to);
+    me.a_from *= a_unit, me.b_from *= b_unit;
+    me.a_to = i64_min(me.a_to * a_unit, a), me.b_to = i64_min(me.b_to * b_unit, b);
+    return me;
+}
+
+i64 k_unit(const tensor *w) { return i64_max(OUTER_LANES, dtype_table[w->type].block); }
+bool train_weight(const tensor *w) { return w->type != F64 && w->type != I32 && (w->lay != LAYOUT_ROWS || tensor_contiguous(w)); }
+
+static i64 whole_panels(i64 n) { return (i64_min(n, BLOCK) + OUTER_LANES - 1) / OUTER_LANES * OUTER_LANES; }
+usize product_scratch(i64 n_panel, i64 n_terms)
+{
+    return sizeof(float) * (usize)(whole_panels(n_panel) * i64_min(n_terms, BLOCK) + (OUTER_LANES + OUTER_ROWS) * BLOCK);
+}
+/* scratch: OUTER_LANES rows of BLOCK, OUTER_ROWS times BLOCK, panels */
+static float *mixed_of(float *scratch) { return scratch + OUTER_LANES * BLOCK; }
+static float *panels_of(float *scratch) { return scratch + (OUTER_LANES + OUTER_ROWS) * BLOCK; }
+
+static float *row_at(float_rows f, i64 i) { return f.base + f.stride * (f.list ? f.list[i] : i); }
+
+/* values [k_from, k_from + n) of a row of w: where they are, or decoded into dst */
+static const float *part_of_row(const tensor *w, i64 slot, i64 row, i64 k_from, i64 n, float *dst)
+{
+    const u8 *base = (const u8 *)w->data + (usize)slot * weight_bytes(w->type, w->lay, w->n[0], w->n[1]);
+    if (w->type == F32) return (const float *)(const void *)base + row * w->n[0] + k_from;
+    weight_decode_part(w->type, w->lay, w->n[0], base, row, k_from, n, dst);
+    return dst;
+}
+
+/* values of a row become step `s` of panels of n_steps */
+static void into_panels(float *panels, i64 n_steps, i64 s, const float *row, i64 n)
+{
+    float *to = panels + s * OUTER_LANES;
+    for (; n >= OUTER_LANES; n -= OUTER_LANES, row += OUTER_LANES, to += n_steps * OUTER_LANES)
+        memcpy(to, row, sizeof *to * OUTER_LANES);
+    for (i64 i = 0; n && i < OUTER_LANES; i++) to[i] = i < n ? row[i] : 0;
+}
+
+/* y rows [from, to), values [y_at, y_at + n): terms [a_at, a_at + n_steps) of rows a */
+static void meet_rows(const cpu_run *r, outer_tile o, float_rows a, i64 a_at, float_rows y, i64 y_at, i64 from, i64 to)
+{
+    o.a_step = 1;
+    for (i64 i = from; i < to; i += OUTER_ROWS) {
+        o.n_rows = (int)i64_min(OUTER_ROWS, to - i);
+        for (int j = 0; j < o.n_rows; j++) o.a[j] = row_at(a, i + j) + a_at, o.y[j] = row_at(y, i + j) + y_at;
+        r->k->outer(&o);
+    }
+}
+
+void product_y(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows x, float_rows y, area me)
+{
+    float *panels = panels_of(scratch);
+    const i64 k = w->n[0];
+    const bool plain = w->type == F32;
+    if (me.b_to <= me.b_from) return;
+    for (i64 n = me.a_from; n < me.a_to; n += BLOCK)
+        for (i64 at = 0; at < k; at += BLOCK) {
+            i64 rows = i64_min(BLOCK, me.a_to - n), steps = i64_min(BLOCK, k - at);
+            for (i64 i = 0; i < rows; i += OUTER_LANES) {
+                i64 some = i64_min(OUTER_LANES, rows - i);
+                const float *from = plain && some == OUTER_LANES ? part_of_row(w, slot, n + i, at, steps, NULL) : scratch;
+                for (i64 j = 0; from == scratch && j < OUTER_LANES; j++) {
+                    float *to = scratch + j * BLOCK;
+                    const float *row = j < some ? part_of_row(w, slot, n + i + j, at, steps, to) : NULL;
+                    if (row && row != to) memcpy(to, row, sizeof *to * (usize)steps);
+                    if (!row) memset(to, 0, sizeof *to * (usize)steps);
+                }
+                r->k->turn(from, from == scratch ? BLOCK : k, steps, panels + i * steps);
+            }
+            outer_tile o = {.b = panels, .n_steps = steps, .n = rows, .add = at > 0};
+            meet_rows(r, o, x, at, y, n, me.b_from, me.b_to);
+        }
+}
+
+void product_x(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows dy, float_rows dx, area me)
+{
+    float *panels = panels_of(scratch);
+    if (me.b_to <= me.b_from) return;
+    for (i64 at = me.a_from; at < me.a_to; at += BLOCK)
+        for (i64 n = 0; n < w->n[1]; n += BLOCK) {
+            i64 wide = i64_min(BLOCK, me.a_to - at), steps = i64_min(BLOCK, w->n[1] - n);
+            for (i64 s = 0; s < steps; s++) into_panels(panels, steps, s, part_of_row(w, slot, n + s, at, wide, scratch), wide);
+            outer_tile o = {.b = panels, .n_steps = steps, .n = wide, .add = n > 0};
+            meet_rows(r, o, dy, n, dx, at, me.b_from, me.b_to);
+        }
+}
+
+/* values [n, n + some) of rows [from, from + steps), those of one row side by side */
+static void mix(float *mixed, float_rows dy, i64 from, i64 steps, i64 n, int some)
+{
+    for (i64 s = 0; s < steps; s++, mixed += OUTER_ROWS) {
+        const float *row = row_at(dy, from + s) + n;
+        if (some == OUTER_ROWS)
+            memcpy(mixed, row, sizeof *mixed * OUTER_ROWS);
+        else
+            memcpy(mixed, row, sizeof *mixed * (usize)some);
+    }
+}
+
+void product_w(const cpu_run *r, float *scratch, float_rows x, float_rows dy, i64 n_rows, float *dw, i64 k, bool add, area me)
+{
+    float *panels = panels_of(scratch), *mixed = mixed_of(scratch);
+    if (me.b_to <= me.b_from) return;
+    for (i64 at = me.a_from; at < me.a_to; at += BLOCK)
+        for (i64 from = 0; from < n_rows; from += BLOCK) {
+            i64 wide = i64_min(BLOCK, me.a_to - at), steps = i64_min(BLOCK, n_rows - from);
+            for (i64 s = 0; s < steps; s++) into_panels(panels, steps, s, row_at(x, from + s) + at, wide);
+            outer_tile o = {.a_step = OUTER_ROWS, .b = panels, .n_steps = steps, .n = wide, .add = add || from > 0};
+            for (i64 n = me.b_from; n < me.b_to; n += OUTER_ROWS) {
+                o.n_rows = (int)i64_min(OUTER_ROWS, me.b_to - n);
+                mix(mixed, dy, from, steps, n, o.n_rows);
+                for (int j = 0; j < o.n_rows; j++) o.a[j] = mixed + j, o.y[j] = dw + (n + j) * k + at;
+                r->k->outer(&o);
+            }
+        }
+}
+
+/* ---- steps. With slots each matrix meets the rows that name it: every thread makes the same list of them ------------------ */
+
+static float_rows rows_of(const tensor *t, const i32 *list) { return (float_rows){t->data, t->stride[1] / 4, list}; }
+
+static i64 list_rows(const tensor *slot, i64 which, i32 *list)
+{
+    i64 n = 0;
+    for (i64 i = 0; i < slot->n[0]; i++)
+        if (ref_int(slot, i, 0) == which) list[n++] = (i32)i;
+    return n;
+}
+
+/* y and x: the result and the source that the weight meets, of MATMUL and MATMUL_X alike */
+static void run_product(const step *s, const cpu_run *r)
+{
+    const tensor *y = s->t, *x = y->src[0], *w = y->src[1], *slot = y->src[2];
+    const i64 m = y->n[1], n_slots = slot ? w->n[2] : 1, unit = y->op == OP_MATMUL ? OUTER_LANES : k_unit(w);
+    i32 *list = slot ? (i32 *)(void *)r->own : NULL; /* [m] */
+    float *scratch = (float *)(void *)(r->own + s->at);
+    for (i64 i = r->thread; slot && i < m; i += r->n_threads) {
+        i32 which = ref_int(slot, i, 0);
+        if (which < 0 || which >= n_slots) memset((float *)y->data + i * y->n[0], 0, sizeof(float) * (usize)y->n[0]);
+    }
+    for (i64 i = 0; i < n_slots; i++) {
+        i64 rows = slot ? list_rows(slot, i, list) : m;
+        area me = area_of(r, y->n[0], unit, rows, OUTER_ROWS, w->type == F32 ? 2 : DECODE_COST);
+        if (rows) (y->op == OP_MATMUL ? product_y : product_x)(r, scratch, w, i, rows_of(x, list), rows_of(y, list), me);
+    }
+}
+
+static void run_product_w(const step *s, const cpu_run *r)
+{
+    const tensor *y = s->t, *x = y->src[0], *dy = y->src[1], *slot = y->src[2];
+    const i64 k = y->n[0], n = y->n[1];
+    i32 *list = slot ? (i32 *)(void *)r->own : NULL; /* [m] */
+    float *scratch = (float *)(void *)(r->own + s->at);
+    area me = area_of(r, k, OUTER_LANES, n, OUTER_ROWS, 2);
+    for (i64 i = 0; i < y->n[2]; i++) {
+        i64 rows = slot ? list_rows(slot, i, list) : x->n[1];
+        float *dw = (float *)y->data + i * k * n;
+        if (rows)
+            product_w(r, scratch, rows_of(x, list), rows_of(dy, list), rows, dw, k, false, me);
+        else
+            for (i64 j = me.b_from; j < me.b_to; j++)
+                memset(dw + j * k + me.a_from, 0, sizeof *dw * (usize)(me.a_to - me.a_from));
+    }
+}
+
+static bool floats_in_rows(const tensor *t) { return t->type == F32 && (t->stride[0] == 4 || t->n[0] == 1); }
+
+bool step_choose_train(tensor *t, step_pair *p)
+{
+    const tensor *x = t->src[0], *w = t->src[1], *slot = t->src[2];
+    if (t->type != F32 || !floats_in_rows(x) || !(t->op == OP_MATMUL_W ? floats_in_rows(w) : train_weight(w))) return false;
+    p->main.run = t->op == OP_MATMUL_W ? run_product_w : run_product;
+    p->main.at = slot ? (sizeof(i32) * (usize)x->n[1] + 63) / 64 * 64 : 0;
+    p->main.alone = (double)t->n[0] * (double)t->n[1] * (double)(t->op == OP_MATMUL_W ? x->n[1] : x->n[0]) <= 16384;
+    p->per_thread = p->main.at + (t->op == OP_MATMUL_W ? product_scratch(t->n[0], x->n[1]) : product_scratch(t->n[0], x->n[0]));
+    return true;
+}
