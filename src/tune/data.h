@@ -115,7 +115,7 @@ err  tune_data_form(const tune_data *, str text, i32 label, ids *out, usize *n_p
  * A sample of n tokens takes n - 1 rows: row i holds token i and must predict token i + 1 (head: n rows, the last one predicts the
  * class). `lead` rows in front of every segment belong to given vectors (soft prompt): id -1, positions count on.
  * Samples are shuffled by (seed, epoch), packed best-fit-decreasing (ties: shuffled order), and the batches shuffled. The same
- * arguments give the same plan on every machine. */
+ * arguments give the same batches on every machine. */
 typedef struct {
     i64 batch_tokens;        /* most rows of a batch; 0: 2048, or the longest sample if that is more */
     i64 max_segments;        /* of a batch; 0: no limit */
@@ -124,18 +124,18 @@ typedef struct {
     i64 epoch;
     bool in_order;           /* no shuffle: evaluation */
 } tune_pack_opts;
-typedef struct { usize first, n; i64 rows, n_targets; } tune_pack; /* segments plan.sample[first .. first+n) */
+typedef struct { usize first, n; i64 rows, n_targets; } tune_pack; /* segments sample[first .. first+n) */
 typedef struct {
     tune_pack_opts o;        /* in force */
     tune_pack *pack;         /* [n_packs] batches, in the order in which they are trained */
     u32       *sample;       /* [n_samples] each sample once */
     usize      n_packs, n_samples;
     i64        most_rows, most_segments, most_targets; /* of any batch: buffers and plans can be made for these */
-} tune_plan;
-err  tune_plan_new(tune_plan **, const tune_data *, const tune_pack_opts *); /* INPUT: a sample is longer than a batch */
-void tune_plan_free(tune_plan *);
+} tune_packing;
+err  tune_packing_new(tune_packing **, const tune_data *, const tune_pack_opts *); /* INPUT: a sample is longer than a batch */
+void tune_packing_free(tune_packing *);
 /* THE divisor: targets of the batches [from, to) that one optimizer step takes. Nothing else divides a loss. */
-i64  tune_plan_targets(const tune_plan *, usize from, usize to);
+i64  tune_packing_targets(const tune_packing *, usize from, usize to);
 
 /* A batch: flat arrays over rows; a segment is rows [start[s], start[s+1]) of one sample and sees only itself. */
 typedef struct {
@@ -153,6 +153,6 @@ typedef struct {
     void *memory;            /* of all arrays */
     usize memory_len;
 } tune_batch;                /* starts as {0} */
-err  tune_batch_fill(const tune_data *, const tune_plan *, usize pack, tune_batch *); /* memory is used again */
+err  tune_batch_fill(const tune_data *, const tune_packing *, usize pack, tune_batch *); /* memory is used again */
 void tune_batch_free(tune_batch *);
 #endif
