@@ -1,9 +1,10 @@
-/* tensor/cpu/body_attend.c - attention of one query row: the heads that share one kv head against the positions [first,end).
+/* tensor/cpu/body_attend.c - attention of query rows: the heads that share one kv head against the positions [first,end).
  *   s_p = scale <q,k_p>, with a softcap c: c tanh(s_p / c);   w_p = e^(s_p - max) / sum e^(s - max);   y = sum_p w_p v_p
  * Three passes over a scratch row per head: scores, weights, values. Keys and values are read by tiles, converted to floats once
  * for all heads. Every sum has an order that follows from positions alone: a score is 16 partial sums over hd, the denominator 8
  * over positions, y the sum of each TILE positions counted from `first`, in order, then of these sums, in order. So where the
- * pages lie changes nothing. Masks, windows and the choice of positions are the caller's. */
+ * pages lie changes nothing, nor which rows come together: a tile of keys serves them all, and a row whose end lies inside a tile
+ * sums its part of it alone. Masks, windows and the choice of positions are the caller's. The gradient follows at the end. */
 #include "tensor/cpu/body.h"
 
 #define TILE 32                    /* positions */
@@ -51,7 +52,11 @@ static const float *float_at(const attend_row *a, const u8 *base, usize stride, 
     return (const float *)(const void *)(base + (usize)slot_of(a, p) * stride);
 }
 
-/* score [n_pad, n_q] */
+/* positions of a row, counted from `first` */
+static i64 row_keys(const attend_row *a, i64 row) { return (i64)(a->n_rows > 1 ? a->ends[row] : a->end) - a->first; }
+static i64 rows_of(const attend_row *a) { return i64_max(1, a->n_rows); }
+
+/* score [n_pad, n_q, rows] */
 static void scores(const attend_row *a, i64 n, i64 n_pad)
 {
     float t[TILE_FLOATS];
@@ -62,24 +67,29 @@ static void scores(const attend_row *a, i64 n, i64 n_pad)
         bool there = in_place(a, p, keys);
         const float *k = there ? float_at(a, a->k, a->k_stride, p) : t;
         if (!there) fetch(a, a->k, a->k_stride, p, keys, 0, hd, hd, t);
-        BODY(body_gemm)(k, there ? (i64)a->k_stride / 4 : hd, keys, a->q, hd, a->n_q, hd, a->score + i, n_pad);
+        i64 from = 0, to = rows_of(a); /* the rows that see any of it, and those between */
+        while (row_keys(a, from) <= i) from++;
+        while (row_keys(a, to - 1) <= i) to--;
+        BODY(body_gemm)
+        (k, there ? (i64)a->k_stride / 4 : hd, keys, a->q + from * a->n_q * hd, hd, (int)(to - from) * a->n_q, hd,
+         a->score + from * a->n_q * n_pad + i, n_pad);
     }
 }
 
 /* the same for heads longer than a tile: no model has them, but a file may say so */
-static void scores_long(const attend_row *a, i64 n, i64 n_pad)
+static void scores_long(const attend_row *a, i64 n_pad)
 {
     float t[TILE_FLOATS];
-    for (i64 i = 0; i < n * a->n_q; i++) {
-        i64 p = i / a->n_q, h = i % a->n_q;
-        vf s[LANES] = {{0}};
-        for (i64 at = 0; at < a->hd; at += TILE_FLOATS) {
-            i64 some = i64_min(TILE_FLOATS, a->hd - at);
-            fetch(a, a->k, a->k_stride, a->first + (i32)p, 1, at, some, some, t);
-            dot_add(s, a->q + h * a->hd + at, t, some);
+    for (i64 c = 0; c < rows_of(a) * a->n_q; c++)
+        for (i64 p = 0; p < row_keys(a, c / a->n_q); p++) {
+            vf s[LANES] = {{0}};
+            for (i64 at = 0; at < a->hd; at += TILE_FLOATS) {
+                i64 some = i64_min(TILE_FLOATS, a->hd - at);
+                fetch(a, a->k, a->k_stride, a->first + (i32)p, 1, at, some, some, t);
+                dot_add(s, a->q + c * a->hd + at, t, some);
+            }
+            a->score[c * n_pad + p] = sum_1(fold4(s));
         }
-        a->score[h * n_pad + p] = sum_1(fold4(s));
-    }
 }
 
 /* scores of one head to weights */
@@ -155,10 +165,27 @@ static void mix_all(const mix *m, int n_q, i64 cols)
     }
 }
 
+/* one tile of keys and one piece of their values for all rows: those that see the whole tile together */
+static void mix_rows(const attend_row *a, mix m, i64 i, i64 cols)
+{
+    const float *weight = m.weight;
+    float *y = m.y;
+    const i64 whole = m.keys;
+    for (i64 row = 0, end; row < rows_of(a); row = end) {
+        end = row + 1;
+        i64 sees = i64_min(whole, row_keys(a, row) - i);
+        if (sees <= 0) continue;
+        while (end < rows_of(a) && sees == whole && row_keys(a, end) - i >= whole) end++;
+        m.keys = (int)sees;
+        m.weight = weight + row * a->n_q * m.weight_stride, m.y = y + row * a->n_q * m.y_stride;
+        mix_all(&m, (int)(end - row) * a->n_q, cols);
+    }
+}
+
 static void values(const attend_row *a, i64 n, i64 n_pad)
 {
     float t[TILE_FLOATS];
-    memset(a->y, 0, sizeof *a->y * (usize)a->hd * (usize)a->n_q);
+    memset(a->y, 0, sizeof *a->y * (usize)(a->hd * a->n_q * rows_of(a)));
     for (i64 at = 0; at < a->hd; at += PIECE) {
         i64 cols = i64_min(PIECE, a->hd - at), room = (cols + 15) / 16 * 16;
         for (i64 i = 0; i < n; i += TILE) {
@@ -175,24 +202,25 @@ static void values(const attend_row *a, i64 n, i64 n_pad)
                 m.v = float_at(a, a->v, a->v_stride, p) + at, m.v_stride = (i64)a->v_stride / 4;
             else
                 fetch(a, a->v, a->v_stride, p, m.keys, at, cols, room, t);
-            mix_all(&m, a->n_q, cols);
+            mix_rows(a, m, i, cols);
         }
     }
 }
 
-static void attend_one(const attend_row *a)
+static void attend_rows(const attend_row *a)
 {
     i64 n = (i64)a->end - a->first, n_pad = (n + 15) / 16 * 16;
     if (n <= 0 || a->hd <= 0) {
-        memset(a->y, 0, sizeof *a->y * (usize)i64_max(0, a->hd) * (usize)a->n_q);
-        for (int h = 0; a->lse && h < a->n_q; h++) a->lse[h] = 0;
+        memset(a->y, 0, sizeof *a->y * (usize)(i64_max(0, a->hd) * a->n_q * rows_of(a)));
+        for (i64 c = 0; a->lse && c < rows_of(a) * a->n_q; c++) a->lse[c] = 0;
         return;
     }
     if (a->hd <= TILE_FLOATS)
         scores(a, n, n_pad);
     else
-        scores_long(a, n, n_pad);
-    for (int h = 0; h < a->n_q; h++) weights(a, a->score + h * n_pad, n, a->lse ? a->lse + h : NULL);
+        scores_long(a, n_pad);
+    for (i64 c = 0; c < rows_of(a) * a->n_q; c++)
+        weights(a, a->score + c * n_pad, row_keys(a, c / a->n_q), a->lse ? a->lse + c : NULL);
     values(a, n, n_pad);
 }
 
@@ -252,4 +280,4 @@ static void attend_grad_block(const attend_block *a)
     }
 }
 
-void BODY(kern_body_attend)(kern *k) { k->attend = attend_one, k->attend_grad = attend_grad_block; }
+void BODY(kern_body_attend)(kern *k) { k->attend = attend_rows, k->attend_grad = attend_grad_block; }

@@ -35,8 +35,8 @@ typedef struct { /* a block of columns (row, head of one kv head) against a bloc
     i64          dkv_stride;
 } attend_block;
 
-typedef struct { /* one query row, all heads of one kv head: see op_attend.c for the formula */
-    const float *q;                         /* [hd, n_q] heads that share the kv head, stride hd */
+typedef struct { /* query rows that see keys from one position on, all heads of one kv head: see op_attend.c for the formula */
+    const float *q;                         /* [hd, n_q, rows] heads that share the kv head */
     const u8    *k, *v;                     /* base of this kv head in slot 0 */
     usize        k_stride, v_stride;        /* bytes from slot to slot */
     dtype        type;                      /* F16 or F32 */
@@ -44,9 +44,11 @@ typedef struct { /* one query row, all heads of one kv head: see op_attend.c for
     i32          page, first, end;          /* positions [first,end) */
     int          hd, n_q;
     float        scale, softcap;
-    float       *y;                         /* [hd, n_q] */
-    float       *lse;                       /* [n_q] log of the sum of exponentials, or NULL */
-    float       *score;                     /* scratch [end-first rounded up to 16, n_q] */
+    float       *y;                         /* [hd, n_q, rows] */
+    float       *lse;                       /* [n_q, rows] log of the sum of exponentials, or NULL */
+    float       *score;                     /* scratch [end-first rounded up to 16, n_q, rows] */
+    int          n_rows;                    /* 0: one row */
+    const i32   *ends;                      /* [n_rows] of each row, in (first, end]; not read of one row */
 } attend_row;
 
 enum { OUTER_ROWS = 6, OUTER_LANES = 16 }; /* a tile: as many rows as registers hold; a panel's width */
@@ -80,6 +82,7 @@ typedef struct kern {
     void  (*from_bf16)(float *y, const u16 *x, i64 n);
     /* body_attend.c */
     void  (*attend)(const attend_row *);
+    void  (*attend_grad)(const attend_block *);
     /* body_gemm.c: y[c*y_stride + r] = <w_r, x_c> in 16 partial sums over k, added in a fixed order: the same bits for any
      * n_rows, n_cols; strides in floats; k any */
     void  (*gemm)(const float *w, i64 w_stride, int n_rows, const float *x, i64 x_stride, int n_cols, i64 k, float *y, i64 y_stride);
@@ -96,7 +99,6 @@ typedef struct kern {
     double (*rate_float)(i64 rounds, float *sink);
     double (*rate_int8)(i64 rounds, float *sink);
     float  (*read_all)(const float *p, i64 n);
-    void  (*attend_grad)(const attend_block *);
 } kern;
 const kern *kern_get(cpu_level);            /* built once per level; never above cpu_best() */
 

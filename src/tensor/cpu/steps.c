@@ -140,54 +140,124 @@ static bool pages_exist(const i32 *pages, i32 page, i32 first, i32 end, i64 n_pa
     return true;
 }
 
-static void attend_item(const tensor *t, const cpu_run *r, i64 c, i64 kvh, int first_head, int n_heads)
+typedef struct {
+    i32 first, end; /* positions [first, end); none: both 0 */
+    const i32 *pages;
+} row_view;
+
+static row_view row_sees(const tensor *t, i64 c)
 {
-    const tensor *q = t->src[0], *k = t->src[1], *v = t->src[2], *span = t->src[3], *pages = t->src[4];
-    i64 group = t->n[1] / k->n[1], h = kvh * group + first_head;
+    const tensor *k = t->src[1], *span = t->src[3], *pages = t->src[4];
     i32 seq = ref_int(span, 0, c), first = ref_int(span, 1, c), end = ref_int(span, 2, c), window = t->arg.i[2];
-    int hd = (int)t->n[0];
-    float *y = (float *)t->data + (c * t->n[1] + h) * hd;
-    float *lse = t->aux ? (float *)t->aux->data + c * t->n[1] + h : NULL;
     i64 most = pages ? pages->n[0] * t->arg.i[3] : k->n[2];
-    const i32 *row_pages = pages && seq >= 0 && seq < pages->n[1] ? (const i32 *)pages->data + seq * pages->n[0] : NULL;
-    if (window > 0 && first < (i64)end - window) first = end - window;
-    if (first < 0 || end > most || end <= first ||
-        (pages && (!row_pages || !pages_exist(row_pages, t->arg.i[3], first, end, k->n[2] / t->arg.i[3])))) {
-        memset(y, 0, sizeof *y * (usize)(hd * n_heads));
-        for (int i = 0; lse && i < n_heads; i++) lse[i] = 0;
-        return;
+    row_view v = {first, end, pages && seq >= 0 && seq < pages->n[1] ? (const i32 *)pages->data + seq * pages->n[0] : NULL};
+    if (window > 0 && first < (i64)end - window) v.first = end - window;
+    if (v.first < 0 || end > most || end <= v.first ||
+        (pages && (!v.pages || !pages_exist(v.pages, t->arg.i[3], v.first, end, k->n[2] / t->arg.i[3]))))
+        v.first = v.end = 0;
+    return v;
+}
+
+enum { BLOCK_HEADS = 48, BLOCK_SCORES = 1 << 16 }; /* rows times heads, scores in floats: what second-level caches hold */
+typedef struct {
+    i64 rows, room;               /* rows of a block, at most; floats of its scores */
+    usize q, y, lse, ends, bytes; /* where the scratch of several rows lies behind the scores; bytes of all */
+} attend_scratch;
+
+static attend_scratch scratch_of(const tensor *t)
+{
+    const tensor *k = t->src[1], *pages = t->src[4];
+    i64 most = pages ? pages->n[0] * t->arg.i[3] : k->n[2], group = t->n[1] / k->n[1], window = t->arg.i[2];
+    if (window > 0) most = i64_min(most, window);
+    attend_scratch x = {.rows = i64_max(1, i64_min(t->n[2], BLOCK_HEADS / group))};
+    i64 one = (most + 31) * group;
+    usize values = sizeof(float) * (usize)((x.rows * group * t->n[0] + 15) / 16 * 16);
+    x.room = (i64_max(one, i64_min(one * x.rows, BLOCK_SCORES)) + 15) / 16 * 16;
+    x.q = sizeof(float) * (usize)x.room; /* [hd, heads, rows], as y; lse [heads, rows], ends [rows] */
+    x.y = x.q + (x.rows > 1 ? values : 0);
+    x.lse = x.y + (x.rows > 1 ? values : 0);
+    x.ends = x.lse + sizeof(float) * (usize)(x.rows * group);
+    x.bytes = x.ends + sizeof(i32) * (usize)x.rows;
+    return x;
+}
+
+/* rows from c on that see keys from one position on, so many that their scores have room */
+static int rows_alike(const tensor *t, i64 c, i64 most, i64 room)
+{
+    row_view a = row_sees(t, c);
+    const i64 group = t->n[1] / t->src[1]->n[1];
+    i32 end = a.end, n = 1;
+    for (; a.end > 0 && n < most && c + n < t->n[2]; n++) {
+        row_view b = row_sees(t, c + n);
+        end = b.end > end ? b.end : end;
+        if (b.end == 0 || b.first != a.first || b.pages != a.pages || ((i64)end - a.first + 31) * group * (n + 1) > room) break;
     }
-    attend_row a = {.q = (const float *)(const void *)((const u8 *)q->data + h * q->stride[1] + c * q->stride[2]),
+    return n;
+}
+
+static const float *query_at(const tensor *q, i64 h, i64 c)
+{
+    return (const float *)(const void *)((const u8 *)q->data + h * q->stride[1] + c * q->stride[2]);
+}
+
+static void attend_item(const tensor *t, const cpu_run *r, i64 c, int n_rows, i64 kvh, int first_head, int n_heads)
+{
+    const tensor *q = t->src[0], *k = t->src[1], *v = t->src[2];
+    i64 h = kvh * (t->n[1] / k->n[1]) + first_head, hd = t->n[0];
+    const row_view see = row_sees(t, c);
+    const usize row_bytes = sizeof(float) * (usize)(hd * n_heads);
+    const attend_scratch x = scratch_of(t);
+    float *some_q = (void *)(r->own + x.q), *some_y = (void *)(r->own + x.y), *some_lse = (void *)(r->own + x.lse);
+    i32 *ends = (void *)(r->own + x.ends);
+    float *y = (float *)t->data + (c * t->n[1] + h) * hd, *lse = t->aux ? (float *)t->aux->data + c * t->n[1] + h : NULL;
+    attend_row a = {.q = n_rows > 1 ? some_q : query_at(q, h, c),
                     .k = (const u8 *)k->data + kvh * k->stride[1],
                     .v = (const u8 *)v->data + kvh * v->stride[1],
                     .k_stride = (usize)k->stride[2],
                     .v_stride = (usize)v->stride[2],
                     .type = k->type,
-                    .pages = row_pages,
+                    .pages = see.pages,
                     .page = t->arg.i[3],
-                    .first = first,
-                    .end = end,
-                    .hd = hd,
+                    .first = see.first,
+                    .end = see.end,
+                    .hd = (int)hd,
                     .n_q = n_heads,
                     .scale = t->arg.f[0],
                     .softcap = t->arg.f[1],
-                    .y = y,
-                    .lse = lse,
-                    .score = (float *)(void *)r->own};
+                    .y = n_rows > 1 ? some_y : y,
+                    .lse = lse && n_rows > 1 ? some_lse : lse,
+                    .score = (void *)r->own,
+                    .n_rows = n_rows,
+                    .ends = ends};
+    for (i64 i = 0; n_rows > 1 && i < n_rows; i++) {
+        ends[i] = row_sees(t, c + i).end;
+        a.end = ends[i] > a.end ? ends[i] : a.end;
+        memcpy(some_q + i * n_heads * hd, query_at(q, h, c + i), row_bytes);
+    }
     r->k->attend(&a);
+    for (i64 i = 0; n_rows > 1 && i < n_rows; i++) {
+        memcpy(y + i * t->n[1] * hd, some_y + i * n_heads * hd, row_bytes);
+        if (lse) memcpy(lse + i * t->n[1], some_lse + i * n_heads, sizeof *lse * (usize)n_heads);
+    }
 }
 
-/* items are (row, kv head), dealt round robin since later rows see more keys; when there are fewer items than threads, the
- * heads that share a kv head are divided too */
+/* Items are (block of rows, kv head), dealt round robin since later rows see more keys. Blocks are so small that there is work
+ * for all; when there are fewer rows than threads, the heads that share a kv head are divided too. */
 static void run_attend(const step *s, const cpu_run *r)
 {
     const tensor *t = s->t;
-    i64 kvh = t->src[1]->n[1], group = t->n[1] / kvh, items = kvh * t->n[2];
-    i64 cuts = items >= r->n_threads ? 1 : i64_min(group, (r->n_threads + items - 1) / items);
-    for (i64 i = r->thread; i < items * cuts; i += r->n_threads) {
-        i64 from, to;
-        part(group, (int)(i % cuts), (int)cuts, &from, &to);
-        if (to > from) attend_item(t, r, i / cuts / kvh, i / cuts % kvh, (int)from, (int)(to - from));
+    const attend_scratch x = scratch_of(t);
+    i64 kvh = t->src[1]->n[1], group = t->n[1] / kvh, items = kvh * t->n[2], n_threads = r->n_threads, i = 0;
+    i64 cuts = items >= n_threads ? 1 : i64_min(group, (n_threads + items - 1) / items);
+    i64 most = i64_max(1, i64_min(x.rows, items / n_threads / 2));
+    for (i64 c = 0, n; c < t->n[2]; c += n) {
+        n = most > 1 ? rows_alike(t, c, most, x.room) : 1;
+        for (i64 j = 0; j < kvh * cuts; j++, i++) {
+            i64 from, to;
+            if (i % n_threads != r->thread) continue;
+            part(group, (int)(j % cuts), (int)cuts, &from, &to);
+            if (to > from) attend_item(t, r, c, (int)n, j / cuts, (int)from, (int)(to - from));
+        }
     }
 }
 
@@ -237,10 +307,7 @@ static bool choose_elementwise(const tensor *t, step *s)
 static bool attend_fits(const tensor *t, usize *per_thread)
 {
     const tensor *k = t->src[1], *v = t->src[2], *pages = t->src[4];
-    i64 most = pages ? pages->n[0] * t->arg.i[3] : k->n[2], group = t->n[1] / k->n[1];
-    i64 window = t->arg.i[2];
-    if (window > 0) most = i64_min(most, window);
-    *per_thread = (usize)((most + 31) * group) * sizeof(float);
+    *per_thread = scratch_of(t).bytes;
     return f32_rows(t->src[0]) && t->src[0]->stride[1] == t->n[0] * 4 && (k->type == F32 || k->type == F16) &&
            v->type == k->type && k->stride[0] == dtype_table[k->type].bytes && v->stride[0] == k->stride[0] &&
            (!pages || tensor_contiguous(pages));
