@@ -1,9 +1,5 @@
-/* model/adapter.c - adapters in memory: built tensor by tensor, taken from what was trained, laid beside a model or over it.
- *
- * Several adapters at once are one pair of more rank: [a1; a2] and [b1 b2], scales folded into b, so the graph knows nothing of how
- * many there are. A fused tensor (gpt2's attn_qkv) is bound as its three parts, so a pair for it becomes three with the same a. */
+/* model/adapter.c - adapters in memory: built tensor by tensor, bound to a model's weights by name, taken from what was trained. */
 #include "model/adapter_inside.h"
-#include <math.h>
 
 static err no_memory(void) { return err_new(ERR_NOMEM, "out of memory for an adapter"); }
 
@@ -90,7 +86,7 @@ model_weight *adapter_weight(const model *m, const char *name)
 }
 
 /* "blk.3.attn_qkv.weight" of a model whose row says so -> its three parts */
-static bool fused_parts(const model *m, const char *name, model_weight *part[3])
+bool adapter_fused(const model *m, const char *name, model_weight *part[3])
 {
     int layer = -1, at = 0;
     if (!m->arch->fused || sscanf(name, "blk.%d.attn_qkv.%n", &layer, &at) != 1 || !at || layer < 0 || layer >= m->h.n_layer) return false;
@@ -107,7 +103,7 @@ bool adapter_extents(const model *m, const char *name, i64 *k, i64 *n)
     *k = m->h.width, *n = -1;
     if (!strcmp(name, "score.weight")) return true;
     if (!strcmp(name, "score.bias")) return *k = -1, *n = 1, true;
-    if (fused_parts(m, name, part)) {
+    if (adapter_fused(m, name, part)) {
         bool vector = str_ends(str_of(name), S(".bias"));
         *k = vector ? part[0]->k + part[1]->k + part[2]->k : part[0]->k;
         *n = vector ? 1 : part[0]->n + part[1]->n + part[2]->n;
@@ -215,154 +211,4 @@ err adapter_of_trained(adapter_file **out, const model *m, const trained_set *se
         *out = NULL;
     }
     return bad;
-}
-
-/* ---- beside a model ----------------------------------------------------------------------------------------------------- */
-/* a pair as the graph knows weights: one of a tied head goes by its embedding's name, one of a fused tensor is three */
-static int graph_names(const model *m, const low_rank *p, const char *name[3], i64 from[4])
-{
-    model_weight *part[3];
-    from[0] = 0;
-    if (fused_parts(m, p->name, part)) {
-        for (int i = 0; i < 3; i++) name[i] = part[i]->name, from[i + 1] = from[i] + part[i]->n;
-        return 3;
-    }
-    name[0] = strcmp(p->name, "output.weight") ? p->name : m->head.name;
-    from[1] = p->n;
-    return 1;
-}
-
-static adapter_pair *slot_pair(adapter_set *s, const char *name)
-{
-    for (usize i = 0; i < s->n; i++)
-        if (!strcmp(s->pair[i].name, name)) return &s->pair[i];
-    return NULL;
-}
-
-typedef void (*each_part)(void *ctx, i64 mix, const low_rank *, float scale, const char *name, i64 from, i64 n);
-
-static void each_pair(const model *m, const adapter_mix *mix, i64 n_mixes, each_part do_it, void *ctx)
-{
-    for (i64 x = 0; x < n_mixes; x++)
-        for (int u = 0; u < mix[x].n; u++)
-            for (usize i = 0; i < mix[x].use[u].file->n_pairs; i++) {
-                const low_rank *p = &mix[x].use[u].file->pair[i];
-                const char *name[3];
-                i64 from[4];
-                int parts = graph_names(m, p, name, from);
-                for (int k = 0; k < parts; k++) do_it(ctx, x, p, mix[x].use[u].scale, name[k], from[k], from[k + 1] - from[k]);
-            }
-}
-
-typedef struct {
-    adapter_set *s;
-    i64 *rank; /* [n_slots, n] filled so far */
-    i64 *k, *n; /* [n] */
-    usize cap, cap_rank, cap_k, cap_n;
-    bool failed;
-} set_builder;
-
-static void count_rank(void *ctx, i64 mix, const low_rank *p, float scale, const char *name, i64 from, i64 n)
-{
-    set_builder *b = ctx;
-    (void)scale, (void)from;
-    adapter_pair *q = slot_pair(b->s, name);
-    if (!q && !b->failed) {
-        adapter_pair one = {{0}, 0, NULL, NULL};
-        usize i = b->s->n;
-        snprintf(one.name, sizeof one.name, "%s", name);
-        b->failed = !vec_grow((void **)&b->rank, &b->cap_rank, (i + 1) * (usize)b->s->n_slots, sizeof *b->rank) || !vec_grow((void **)&b->k, &b->cap_k, i + 1, sizeof *b->k) ||
-                    !vec_grow((void **)&b->n, &b->cap_n, i + 1, sizeof *b->n) || !VEC_PUSH(b->s->pair, b->s->n, b->cap, one);
-        if (b->failed) return;
-        b->k[i] = p->k, b->n[i] = n;
-        q = &b->s->pair[i];
-    }
-    if (b->failed) return;
-    i64 *at = &b->rank[(q - b->s->pair) * b->s->n_slots + mix];
-    *at += p->rank;
-    q->rank = i64_max(q->rank, *at);
-}
-
-static void lay_pair(void *ctx, i64 mix, const low_rank *p, float scale, const char *name, i64 from, i64 n)
-{
-    set_builder *b = ctx;
-    adapter_pair *q = slot_pair(b->s, name);
-    i64 *at = &b->rank[(q - b->s->pair) * b->s->n_slots + mix], r = q->rank;
-    memcpy(q->a + p->k * (mix * r + *at), p->a, sizeof *q->a * (usize)(p->k * p->rank));
-    for (i64 row = 0; row < n; row++)
-        for (i64 i = 0; i < p->rank; i++) q->b[(mix * n + row) * r + *at + i] = p->b[(from + row) * p->rank + i] * p->scale * scale;
-    *at += p->rank;
-}
-
-void adapter_set_free(adapter_set *s)
-{
-    if (!s) return;
-    for (usize i = 0; i < s->n; i++) {
-        mem_free(s->pair[i].a);
-        mem_free(s->pair[i].b);
-    }
-    mem_free(s->pair);
-    mem_free(s);
-}
-
-err adapter_set_new(adapter_set **out, const model *m, const adapter_mix *mix, i64 n_mixes)
-{
-    *out = NULL;
-    set_builder b = {.s = mem_zero(sizeof *b.s)};
-    if (!b.s) return no_memory();
-    b.s->n_slots = n_mixes;
-    each_pair(m, mix, n_mixes, count_rank, &b);
-    for (usize i = 0; i < b.s->n && !b.failed; i++) {
-        adapter_pair *q = &b.s->pair[i];
-        q->a = mem_array(float, b.k[i] * q->rank * n_mixes); /* zeroed: ranks that a slot lacks add nothing */
-        q->b = mem_array(float, b.n[i] * q->rank * n_mixes);
-        b.failed = !q->a || !q->b;
-    }
-    if (!b.failed) {
-        memset(b.rank, 0, b.s->n ? sizeof *b.rank * b.s->n * (usize)n_mixes : 0);
-        each_pair(m, mix, n_mixes, lay_pair, &b);
-        *out = b.s;
-    } else {
-        adapter_set_free(b.s);
-    }
-    mem_free(b.rank);
-    mem_free(b.k);
-    mem_free(b.n);
-    return b.failed ? no_memory() : OK;
-}
-
-/* ---- over a model ------------------------------------------------------------------------------------------------------- */
-static void cover(model_weight *w, i64 k, i64 n, const char *name, float *data)
-{
-    *w = (model_weight){.type = F32, .lay = LAYOUT_ROWS, .k = k, .n = n, .data = data};
-    snprintf(w->name, sizeof w->name, "%s", name);
-}
-
-err adapter_overlay(model *m, const adapter_file *f)
-{
-    for (usize i = 0; i < f->n_whole; i++) {
-        const whole_tensor *t = &f->whole[i];
-        model_weight *part[3], *w;
-        i64 k, n;
-        if (!adapter_extents(m, t->name, &k, &n) || (k >= 0 && k != t->k) || (n >= 0 && n != t->n))
-            return err_new(ERR_FORMAT, "the adapter's '%s' [%lld,%lld] is no tensor of %s", t->name, (long long)t->k, (long long)t->n, m->path ? m->path : "the model");
-        if (str_starts(str_of(t->name), S("score."))) continue; /* beside the model, not in it */
-        if (fused_parts(m, t->name, part)) {
-            bool vector = t->n == 1;
-            float *at = t->data;
-            for (int p = 0; p < 3; p++) {
-                i64 pk = part[p]->k, pn = part[p]->n;
-                char name[48];
-                snprintf(name, sizeof name, "%s", part[p]->name);
-                cover(part[p], pk, pn, name, at);
-                at += vector ? pk : pk * pn;
-            }
-            continue;
-        }
-        bool tied = m->head.data == m->embed.data;
-        if (!(w = adapter_weight(m, t->name))) return err_new(ERR_BUG, "%s: no weight behind its extents", t->name);
-        cover(w, t->k, t->n, t->name, t->data);
-        if (w == &m->embed && tied && !m->arch->encoder) m->head = m->embed; /* a tie is of the graph: the head is the same matrix */
-    }
-    return OK;
 }

@@ -47,11 +47,18 @@ err  adapter_save_gguf(const adapter_file *, const char *path, const model *); /
 /* ---- use. A mix is what works together in one request: pairs summed, prompts and prefixes one after another ---------------- */
 typedef struct { const adapter_file *file; float scale; } adapter_use; /* scale of pairs; with anything else it must be 1 */
 typedef struct { const adapter_use *use; int n; } adapter_mix;
+err  adapter_mix_check(const adapter_mix *); /* INPUT when something without a scale was given one */
 err  adapter_set_new(adapter_set **, const model *, const adapter_mix *, i64 n_mixes); /* slot i: mix i, ranks side by side, padded with zeros; n = 0 when there are no pairs. Owned */
 void adapter_set_free(adapter_set *);
 /* Whole tensors take the place of the model's, and are borrowed: free the adapter after the model. For whoever has just opened the
  * model and shares it with nobody yet. */
 err  adapter_overlay(model *, const adapter_file *);
+/* The same as a trained_set, for graphs without a cache (packing.c): evaluation, going on training. mix NULL: empty. Owned; the
+ * values are the set's own (pairs, prompts) or borrowed from the adapters (whole tensors). */
+err  adapter_trained_new(trained_set **, const model *, const adapter_mix *);
+void adapter_trained_free(trained_set *);
+/* Logits [n_vocab, n] of every token of a short text, in float arithmetic throughout. */
+err  model_logits(const model *, const adapter_mix *, const i32 *tok, i64 n, pool *, float *logits);
 
 /* ---- merging (merge.c) ------------------------------------------------------------------------------------------------------ */
 typedef struct {
@@ -59,11 +66,9 @@ typedef struct {
     i64    tokens, changed;                 /* tokens compared; tensors written anew */
     usize  bytes;
 } merge_report;
-/* Writes a GGUF with the adapter in its weights, re-encoded in their own type, or in `type` (DTYPE_COUNT: their own). FORMAT above
- * `limit` nats unless force: nothing is written then. */
-err  adapter_merge(const char *model_path, const adapter_use *, int n, const char *out, dtype type, double limit, bool force, pool *, merge_report *);
-/* Logits [n_vocab, n] of every token of a short text, in float arithmetic throughout; mix NULL: the model alone. */
-err  model_logits(const model *, const adapter_mix *, const i32 *ids, i64 n, pool *, float *logits);
+/* Writes the model's GGUF with the adapters in its weights, re-encoded in their own type, or in `type` (DTYPE_COUNT: their own).
+ * INPUT above `limit` nats unless force: nothing is written then, the report is filled all the same. */
+err  adapter_merge(const model *, const adapter_mix *, const char *out, dtype type, double limit, bool force, pool *, merge_report *);
 
 /* ---- names (names.c): Hugging Face's for GGUF's, of the architectures of arch.c --------------------------------------------- */
 typedef enum { ORDER_SAME, ORDER_QUERY, ORDER_KEY /* llama: heads' rows (j,i) -> (i,j) */, ORDER_TURNED /* Conv1D: [k,n] stored as [n,k] */, ORDER_NORM /* gemma: w - 1 */ } row_order;
