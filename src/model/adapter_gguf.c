@@ -14,7 +14,7 @@ static err text_is(const model_file *file, const char *path, const char *key, co
 
 static err read_pair(adapter_file *f, const model_file *file, const char *path, const file_tensor *a, double alpha, const model *m)
 {
-    char name[64], other[64];
+    char name[64], other[80];
     i64 k, n, base = (i64)a->name.n - (i64)strlen(".lora_a");
     low_rank *p;
     if (base <= 0 || base >= 48) return err_new(ERR_FORMAT, "%s: a tensor name of %zu bytes", path, a->name.n);
