@@ -194,6 +194,10 @@ static tensor *make_concat(case_build *b, const int *n) /* n[4] axis, n[5] exten
     shape first = {{n[0], n[1], n[2], n[3]}}, second = first;
     second.n[n[4]] = n[5];
     if (n[6]) return concat(b->g, ints(b, first, -9, 9, "a"), ints(b, second, -9, 9, "b"), n[4]);
+    if (n[5] == n[n[4]]) { /* one tensor twice */
+        tensor *x = real(b, first, "a");
+        return concat(b->g, x, x, n[4]);
+    }
     return concat(b->g, real(b, first, "a"), real(b, second, "b"), n[4]);
 }
 
@@ -507,6 +511,7 @@ const op_case op_cases[] = {
     ONE(CONCAT, "axis 1", concat, 0, 7, 3, 2, 2, 1, 1),
     ONE(CONCAT, "axis 2", concat, 0, 4, 3, 2, 2, 2, 5),
     ONE(CONCAT, "axis 3", concat, 0, 4, 3, 2, 2, 3, 3),
+    ONE(CONCAT, "one tensor twice", concat, 0, 5, 3, 2, 1, 1, 3),
     ONE(CONCAT, "integers", concat, 0, 4, 3, 2, 1, 1, 3, 1),
     NORMS(NORM_RMS), NORMS(NORM_LAYER), NORMS(NORM_L2),
     ONE(NORM, "L2 shorter than eps", norm, CASE_ROWS, 2, 1, 2, NORM_L2, 1, 30000),

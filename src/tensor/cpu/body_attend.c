@@ -280,4 +280,8 @@ static void attend_grad_block(const attend_block *a)
     }
 }
 
-void BODY(kern_body_attend)(kern *k) { k->attend = attend_rows, k->attend_grad = attend_grad_block; }
+void BODY(kern_body_attend)(kern *k)
+{
+    k->attend = attend_rows, k->attend_grad = attend_grad_block;
+    BODY(kern_body_grad)(k);
+}

@@ -20,6 +20,11 @@ static inline const float *xq_s(const void *x, i64 k) { return xq_d(x, k) + k / 
 static inline const i16 *xq_o6(const void *x, i64 k) { return (const i16 *)(xq_d(x, k) + k / 32 * 2); }
 static inline const i16 *xq_o5(const void *x, i64 k) { return xq_o6(x, k) + k / 32 * 4; }
 
+typedef struct {
+    float mean, mean_rest, by;              /* h = (x - mean - mean_rest) by */
+    bool  depends;                          /* by depends on x: not where L2's eps is longer */
+} norm_stat;
+
 enum { GRAD_COLS = 48, GRAD_KEYS = 64 };    /* columns and keys of a block of attention's gradient; one row with more heads is a block too */
 typedef struct { /* a block of columns (row, head of one kv head) against a block of keys: see op_attend.c for the formula */
     const float *q, *dy;                    /* [hd, n_cols] */
@@ -60,6 +65,7 @@ typedef struct {                            /* y[i][j] = or += sum of a[i][s * a
     float       *y[OUTER_ROWS];
     int          n_rows;
     bool         add;
+    const float *ahead[OUTER_ROWS];         /* read soon: the next tile's a, fetched a line with each panel; or NULL */
 } outer_tile;
 
 typedef struct kern {
@@ -83,6 +89,12 @@ typedef struct kern {
     /* body_attend.c */
     void  (*attend)(const attend_row *);
     void  (*attend_grad)(const attend_block *);
+    /* body_grad.c: one row each */
+    double (*sum)(const float *x, i64 n);
+    norm_stat (*norm_stat)(const float *x, i64 n, int kind, float eps);
+    void  (*norm_x)(float *dx, const float *x, const float *dy, const float *w, i64 n, int kind, float eps); /* w may be NULL */
+    void  (*norm_w)(float *dw, const float *x, const float *dy, const norm_stat *, i64 n); /* dw += dy h; any part of a row */
+    void  (*softmax_grad)(float *dx, const float *y, const float *dy, i64 n);
     /* body_gemm.c: y[c*y_stride + r] = <w_r, x_c> in 16 partial sums over k, added in a fixed order: the same bits for any
      * n_rows, n_cols; strides in floats; k any */
     void  (*gemm)(const float *w, i64 w_stride, int n_rows, const float *x, i64 x_stride, int n_cols, i64 k, float *y, i64 y_stride);
@@ -106,6 +118,7 @@ const kern *kern_get(cpu_level);            /* built once per level; never above
 void kern_body_rows_generic(kern *), kern_body_rows_avx2(kern *), kern_body_rows_avx512(kern *);
 void kern_body_attend_generic(kern *), kern_body_attend_avx2(kern *), kern_body_attend_avx512(kern *);
 void kern_body_gemm_generic(kern *), kern_body_gemm_avx2(kern *), kern_body_gemm_avx512(kern *);
+void kern_body_grad_generic(kern *), kern_body_grad_avx2(kern *), kern_body_grad_avx512(kern *); /* called by kern_body_attend_* */
 void kern_limits_generic(kern *), kern_limits_avx2(kern *), kern_limits_avx512(kern *);
 void kern_q_generic(kern *), kern_q_avx2(kern *), kern_q_avx512(kern *);
 #endif

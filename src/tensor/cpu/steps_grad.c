@@ -285,8 +285,6 @@ static void run_clear_kv(const step *s, const cpu_run *r) /* dk and dv: sums, an
 
 static bool choose_attend_grad(tensor *t, step_pair *pair)
 {
-    for (int i = 0; i < 6; i++)
-        if (i != 3 && !plain_rows(t->src[i])) return false;
     if (t->src[5]->stride[0] != 4) return false;
     pair->before.run = run_clear_kv;
     pair->main.run = run_attend_grad;
@@ -306,13 +304,304 @@ static void run_attend_stat(const step *s, const cpu_run *r)
     }
 }
 
+/* ---- norms
+ * --------------------------------------------------------------------------------------------------------------------- */
+
+static void run_norm_x(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *x = t->src[0], *dy = t->src[1], *w = t->src[2];
+    i64 from, to;
+    part(tensor_rows(t), r->thread, r->n_threads, &from, &to);
+    for (i64 i = from; i < to; i++)
+        r->k->norm_x(row_at(t, i), row_at(x, i), row_at(dy, i), w ? w->data : NULL, t->n[0], t->arg.i[0], t->arg.f[1]);
+}
+
+/* Sums over rows: threads own columns. Some rows are summed apart first, so that the error does not grow with their number. */
+enum { SUM_ROWS = 32 };
+static bool own_columns(i64 n, const cpu_run *r, i64 *from, i64 *to)
+{
+    part((n + 15) / 16, r->thread, r->n_threads, from, to);
+    *from *= 16;
+    *to = i64_min(*to * 16, n);
+    return *from < *to;
+}
+
+static void run_norm_stats(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *x = t->src[0];
+    norm_stat *stat = (void *)r->shared;
+    i64 from, to;
+    part(tensor_rows(x), r->thread, r->n_threads, &from, &to);
+    for (i64 i = from; i < to; i++) stat[i] = r->k->norm_stat(row_at(x, i), x->n[0], t->arg.i[0], t->arg.f[1]);
+}
+static void run_norm_w(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *x = t->src[0], *dy = t->src[1];
+    const norm_stat *stat = (const void *)r->shared;
+    const i64 rows = tensor_rows(x);
+    float *y = t->data, *sum = (void *)r->own; /* [columns of the thread] */
+    i64 from, to;
+    if (!own_columns(t->n[0], r, &from, &to)) return;
+    const i64 n = to - from;
+    memset(y + from, 0, sizeof *y * (usize)n);
+    for (i64 first = 0; first < rows; first += SUM_ROWS) {
+        memset(sum, 0, sizeof *sum * (usize)n);
+        for (i64 i = first; i < i64_min(rows, first + SUM_ROWS); i++)
+            r->k->norm_w(sum, row_at(x, i) + from, row_at(dy, i) + from, &stat[i], n);
+        r->k->add(y + from, y + from, sum, n);
+    }
+}
+
+/* ---- losses and rows by id
+ * ------------------------------------------------------------------------------------------------------- */
+
+static void run_softmax_grad(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t;
+    i64 from, to;
+    part(tensor_rows(t), r->thread, r->n_threads, &from, &to);
+    for (i64 i = from; i < to; i++) r->k->softmax_grad(row_at(t, i), row_at(t->src[0], i), row_at(t->src[1], i), t->n[0]);
+}
+
+static void run_xent_grad(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *x = t->src[0], *want = t->src[1], *dy = t->src[2];
+    i64 from, to;
+    part(t->n[1], r->thread, r->n_threads, &from, &to);
+    for (i64 i = from; i < to; i++) {
+        float *y = row_at(t, i), d = *row_at(dy, i);
+        i32 w = ref_int(want, i, 0);
+        if (w < 0 || w >= x->n[0]) {
+            memset(y, 0, sizeof *y * (usize)t->n[0]);
+            continue;
+        }
+        r->k->softmax(y, row_at(x, i), t->n[0]);
+        r->k->scale(y, y, d, t->n[0]);
+        y[w] -= d;
+    }
+}
+
+/* Threads own ranges of ids: most of the work is to clear a table of which a batch names few rows. */
+static void run_embed_grad(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *dy = t->src[0], *ids = t->src[1];
+    float *y = t->data;
+    const i64 d = t->n[0];
+    i64 from, to;
+    part(t->n[1], r->thread, r->n_threads, &from, &to);
+    memset(y + from * d, 0, sizeof *y * (usize)((to - from) * d));
+    for (i64 i = 0; i < dy->n[1]; i++) {
+        i32 id = ref_int(ids, i, 0);
+        if (id >= from && id < to) r->k->add(y + id * d, y + id * d, row_at(dy, i), d);
+    }
+}
+
+static void run_pool_grad(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *dy = t->src[0], *span = t->src[1];
+    i64 from, to;
+    part(t->n[1], r->thread, r->n_threads, &from, &to);
+    memset(row_at(t, from), 0, sizeof(float) * (usize)((to - from) * t->n[0]));
+    for (i64 i = 0; i < dy->n[1]; i++) {
+        i64 first = ref_int(span, 0, i), end = ref_int(span, 1, i);
+        if (first < 0 || end > t->n[1] || end <= first) continue;
+        if (t->arg.i[0] == POOL_FIRST) end = first + 1;
+        if (t->arg.i[0] == POOL_LAST) first = end - 1;
+        for (i64 j = i64_max(first, from); j < i64_min(end, to); j++)
+            r->k->axpy(row_at(t, j), row_at(dy, i), 1.0f / (float)(end - first), t->n[0]);
+    }
+}
+
+/* ---- sums and moves
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static i64 row_number(const tensor *t, const i64 at[3]) { return at[0] + t->n[1] * (at[1] + t->n[2] * at[2]); }
+static void row_place(const tensor *t, i64 row, i64 at[3])
+{
+    at[0] = row % t->n[1], at[1] = row / t->n[1] % t->n[2], at[2] = row / (t->n[1] * t->n[2]);
+}
+
+/* the j-th of the rows of x that are summed into a row of y (of x repeated to y: the other way round) */
+static i64 rows_per_sum(const tensor *x, const tensor *y) { return tensor_rows(x) / tensor_rows(y); }
+static i64 summed_row(const tensor *x, const tensor *y, i64 row, i64 j)
+{
+    i64 at[3];
+    row_place(y, row, at);
+    for (int a = 0; a < 3; a++) {
+        i64 span = x->n[a + 1] / y->n[a + 1];
+        at[a] += j % span;
+        j /= span;
+    }
+    return row_number(x, at);
+}
+
+static void run_sum_rows(const step *s, const cpu_run *r) /* rows keep their length */
+{
+    const tensor *t = s->t, *x = t->src[0];
+    const i64 each = rows_per_sum(x, t);
+    float *sum = (void *)r->own;
+    i64 from, to;
+    if (!own_columns(t->n[0], r, &from, &to)) return;
+    const i64 n = to - from;
+    for (i64 row = 0; row < tensor_rows(t); row++) {
+        float *y = row_at(t, row) + from;
+        memset(y, 0, sizeof *y * (usize)n);
+        for (i64 first = 0; first < each; first += SUM_ROWS) {
+            memset(sum, 0, sizeof *sum * (usize)n);
+            for (i64 j = first; j < i64_min(each, first + SUM_ROWS); j++)
+                r->k->add(sum, sum, row_at(x, summed_row(x, t, row, j)) + from, n);
+            r->k->add(y, y, sum, n);
+        }
+    }
+}
+
+static void run_row_sums(const step *s, const cpu_run *r)
+{
+    const tensor *x = s->t->src[0];
+    double *sums = (void *)r->shared;
+    i64 from, to;
+    part(tensor_rows(x), r->thread, r->n_threads, &from, &to);
+    for (i64 i = from; i < to; i++) sums[i] = r->k->sum(row_at(x, i), x->n[0]);
+}
+static void run_sum_values(const step *s, const cpu_run *r) /* rows become one value each, or less */
+{
+    const tensor *t = s->t, *x = t->src[0];
+    const double *sums = (const void *)r->shared;
+    const i64 each = rows_per_sum(x, t);
+    i64 from, to;
+    part(tensor_rows(t), r->thread, r->n_threads, &from, &to);
+    for (i64 row = from; row < to; row++) {
+        double sum = 0;
+        for (i64 j = 0; j < each; j++) sum += sums[summed_row(x, t, row, j)];
+        *row_at(t, row) = (float)sum;
+    }
+}
+
+static void run_repeat(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *x = t->src[0];
+    i64 from, to;
+    part(tensor_rows(t), r->thread, r->n_threads, &from, &to);
+    for (i64 i = from; i < to; i++) {
+        i64 at[3];
+        row_place(t, i, at);
+        for (int a = 0; a < 3; a++)
+            if (x->n[a + 1] == 1) at[a] = 0;
+        float *y = row_at(t, i), *from_x = row_at(x, row_number(x, at));
+        if (x->n[0] == t->n[0])
+            memcpy(y, from_x, sizeof *y * (usize)t->n[0]);
+        else
+            for (i64 j = 0; j < t->n[0]; j++) y[j] = *from_x;
+    }
+}
+
+static void run_concat(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *a = t->src[0], *b = t->src[1];
+    const int axis = t->arg.i[0];
+    i64 from, to;
+    part(tensor_rows(t), r->thread, r->n_threads, &from, &to);
+    for (i64 i = from; i < to; i++) {
+        float *y = row_at(t, i);
+        i64 at[3];
+        row_place(t, i, at);
+        if (axis == 0) {
+            memcpy(y, row_at(a, i), sizeof *y * (usize)a->n[0]);
+            memcpy(y + a->n[0], row_at(b, i), sizeof *y * (usize)b->n[0]);
+            continue;
+        }
+        const bool second = at[axis - 1] >= a->n[axis]; /* a and b may be one tensor */
+        const tensor *x = second ? b : a;
+        if (second) at[axis - 1] -= a->n[axis];
+        memcpy(y, row_at(x, row_number(x, at)), sizeof *y * (usize)t->n[0]);
+    }
+}
+
+/* no value of the result is named twice: each axis steps over all that the axes of smaller strides reach */
+static bool places_apart(const tensor *t)
+{
+    const tensor *x = t->src[0];
+    i64 reach = 0;
+    bool done[4] = {0};
+    for (int left = 4; left > 0; left--) {
+        int least = -1;
+        for (int a = 0; a < 4; a++)
+            if (!done[a] && (least < 0 || t->arg.i[a] < t->arg.i[least])) least = a;
+        done[least] = true;
+        if (x->n[least] == 1) continue;
+        if (t->arg.i[least] <= reach) return false;
+        reach += (x->n[least] - 1) * t->arg.i[least];
+    }
+    return true;
+}
+
+/* threads own ranges of the result: they clear them, then copy the parts of rows that fall into them */
+static void run_place(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t, *x = t->src[0];
+    float *y = t->data;
+    i64 from, to;
+    if (!own_columns(t->n[0], r, &from, &to)) return;
+    memset(y + from, 0, sizeof *y * (usize)(to - from));
+    for (i64 i = 0; i < tensor_rows(x); i++) {
+        i64 at[3], start = t->arg.i[4];
+        row_place(x, i, at);
+        for (int a = 0; a < 3; a++) start += at[a] * t->arg.i[a + 1];
+        i64 first = i64_max(start, from), end = i64_min(start + x->n[0], to);
+        if (first < end) memcpy(y + first, row_at(x, i) + (first - start), sizeof *y * (usize)(end - first));
+    }
+}
+
+/* ---- choice
+ * ---------------------------------------------------------------------------------------------------------------------- */
+
+static bool choose_norm_w(cpu_plan *cp, tensor *t, step_pair *pair)
+{
+    pair->before.run = run_norm_stats;
+    pair->main.run = run_norm_w;
+    pair->per_thread = floats_of(t->n[0]);
+    pair->shared = sizeof(norm_stat) * (usize)tensor_rows(t->src[0]);
+    cp->quantised = NULL; /* what lay in the shared scratch */
+    return true;
+}
+
+static bool choose_sum_to(cpu_plan *cp, tensor *t, step_pair *pair)
+{
+    const tensor *x = t->src[0];
+    pair->main.run = run_sum_rows;
+    pair->per_thread = floats_of(t->n[0]);
+    if (t->n[0] > 1) return true;
+    pair->before.run = run_row_sums;
+    pair->before.alone = pair->main.alone;
+    pair->main.run = run_sum_values;
+    pair->shared = sizeof(double) * (usize)tensor_rows(x);
+    cp->quantised = NULL;
+    return true;
+}
+
 bool step_choose_grad(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *pair)
 {
-    (void)c, (void)cp;
+    (void)c;
     step *s = &pair->main;
+    bool plain = true;
+    i64 n = tensor_count(t);
+    for (int i = 0; i < 6; i++)
+        if (t->src[i] && t->src[i]->type != I32) plain = plain && plain_rows(t->src[i]), n = i64_max(n, tensor_count(t->src[i]));
+    if (!plain) return false;
+    s->alone = t->op != OP_ATTEND_GRAD && n <= 4096; /* sooner done by one than two meet */
     switch (t->op) {
-    case OP_ATTEND_STAT: s->run = run_attend_stat; return plain_rows(t->src[0]) && plain_rows(t->src[1]) && plain_rows(t->src[2]);
+    case OP_ATTEND_STAT: s->run = run_attend_stat; return true;
     case OP_ATTEND_GRAD: return choose_attend_grad(t, pair);
+    case OP_NORM_X: s->run = run_norm_x; return true;
+    case OP_NORM_W: s->alone = false; return choose_norm_w(cp, t, pair);
+    case OP_SOFTMAX_GRAD: s->run = run_softmax_grad; return true;
+    case OP_XENT_GRAD: s->run = run_xent_grad; return true;
+    case OP_EMBED_GRAD: s->run = run_embed_grad; return true;
+    case OP_POOL_GRAD: s->run = run_pool_grad; return true;
+    case OP_SUM_TO: return choose_sum_to(cp, t, pair);
+    case OP_REPEAT: s->run = run_repeat; return true;
+    case OP_CONCAT: s->run = run_concat; return true;
+    case OP_PLACE: s->run = run_place; return (t->arg.i[0] == 1 || t->src[0]->n[0] == 1) && places_apart(t);
     default: return false;
     }
 }
