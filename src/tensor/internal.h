@@ -31,6 +31,13 @@ void   ref_set(const tensor *, i64 i0, i64 i1, i64 i2, i64 i3, double);
 i32    ref_int(const tensor *, i64 i0, i64 i1);                      /* I32 */
 void   ref_weight_row(const tensor *w, i64 row, i64 slot, double *dst); /* row of a weight of any type and layout, dst [k] */
 
+/* dropout: the rule of the 2^32 elements around an index; h begins as the low word of the index. u32 or vectors of them */
+typedef struct { u32 before, between, least /* of h, of an element that stays */; double by; } dropout_rule;
+dropout_rule dropout_rule_of(const tensor *dropout, u64 index);
+#define DROPOUT_HASH(h, rule)                                                                                                    \
+    ((h) = ((h) ^ (rule).before) * 0x9e3779b1u, (h) ^= (h) >> 15, (h) = ((h) + (rule).between) * 0x21f0aaadu, (h) ^= (h) >> 15,  \
+     (h) = (h) * 0x735a2d97u, (h) ^= (h) >> 15)
+
 /* a device: eight functions (close is the ninth word of the struct, not counted) */
 struct backend {
     const char *name;

@@ -123,6 +123,7 @@ tensor *act(graph *, tensor *, act_kind);
 tensor *glu(graph *, tensor *gate, tensor *up, act_kind);             /* act(gate) * up */
 tensor *softmax(graph *, tensor *);                                   /* over n[0] */
 tensor *xent(graph *, tensor *logits, tensor *want);                  /* logits [v,m], want I32 [m] -> [1,m]: -ln p(want); want -1: 0 */
+tensor *dropout(graph *, tensor *x, tensor *key, float p, u32 site);  /* 0 with probability p, else x / (1 - p); key I32 [2] {seed, step}; the mask is a hash of (key, site, index) */
 typedef enum { POOL_MEAN, POOL_FIRST, POOL_LAST } pool_kind;
 tensor *pool_rows(graph *, tensor *x, tensor *span, pool_kind);       /* x [d,m], span I32 [2,s] {first,end} -> [d,s]; empty: zeros */
 void    graph_grad(graph *, tensor *loss);                            /* loss [1]; appends the backward pass; UNSUPPORTED if an op on the way has none */

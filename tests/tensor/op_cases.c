@@ -370,6 +370,13 @@ static tensor *make_xent_grad(case_build *b, const int *n)
     return NODE(b->g, OP_XENT_GRAD, NONE, x, want, dy);
 }
 
+static tensor *make_dropout(case_build *b, const int *n) /* n[0..2] extents, n[3] percent, n[4] transposed */
+{
+    tensor *x = real(b, three(n), "x"), *key = ints(b, (shape){{2}}, 0, 1000, "key");
+    if (n[4]) x = view(b->g, x, (shape){{n[1], n[0]}}, (i64[4]){x->stride[1], x->stride[0], 0, 0}, 0);
+    return dropout(b->g, x, key, (float)n[3] / 100, 7);
+}
+
 static tensor *make_spans(case_build *b, const int *n)
 {
     tensor *span = ints(b, (shape){{2, n[2]}}, 0, 1, "span");
@@ -564,6 +571,9 @@ const op_case op_cases[] = {
     ONE(SOFTMAX, "spread", softmax, CASE_ROWS | CASE_NO_DIFF, 50, 3, 1, 200),
     ONE(SOFTMAX, "edges", softmax, CASE_ROWS | EDGE, 50, 3, 1, 1),
     {OP_SOFTMAX_GRAD, "rows", make_softmax_grad, {37, 3, 2}, {2048, 128, 1}, 0, CASE_ROWS},
+    {OP_DROPOUT, "rows", make_dropout, {37, 3, 2, 30}, {4096, 256, 1, 10}, 0, 0},
+    ONE(DROPOUT, "most", dropout, 0, 20, 10, 1, 95),
+    ONE(DROPOUT, "transposed", dropout, 0, 9, 10, 1, 50, 1),
     {OP_XENT, "rows", make_xent, {29, 5, 1}, {32000, 64, 1}, 0, CASE_ROWS},
     ONE(XENT, "sharp", xent, CASE_ROWS, 50, 3, 20),
     ONE(XENT, "edges", xent, CASE_ROWS | EDGE, 50, 9, 1),

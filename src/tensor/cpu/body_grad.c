@@ -110,8 +110,26 @@ static void softmax_grad_row(float *dx, const float *y, const float *dy, i64 n)
     for (; i < n; i++) dx[i] = y[i] * (dy[i] - along - rest);
 }
 
+typedef u32 vu __attribute__((vector_size(4 * W)));
+static void dropout_row(float *y, const float *x, i64 n, u32 index, const dropout_rule *r)
+{
+    const float by = (float)r->by;
+    const dropout_rule rule = *r;
+    vu count;
+    for (int j = 0; j < W; j++) count[j] = index + (u32)j;
+    for (i64 i = 0; i < n; i += W, count += W) {
+        vu h = count;
+        DROPOUT_HASH(h, rule);
+        vi stays = h >= rule.least; /* a product would leave -0, and NaN of what is dropped */
+        if (i + W <= n)
+            store(y + i, (vf)(stays & (vi)(load(x + i) * by)));
+        else
+            store_some(y + i, (vf)(stays & (vi)(load_some(x + i, n - i) * by)), n - i);
+    }
+}
+
 void BODY(kern_body_grad)(kern *k)
 {
     k->sum = sum_row, k->norm_stat = norm_stat_row, k->norm_x = norm_x_row, k->norm_w = norm_w_row;
-    k->softmax_grad = softmax_grad_row;
+    k->softmax_grad = softmax_grad_row, k->dropout = dropout_row;
 }

@@ -374,6 +374,7 @@ bool step_choose(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *pair)
     case OP_NORM_X:
     case OP_NORM_W:
     case OP_SOFTMAX_GRAD:
+    case OP_DROPOUT:
     case OP_XENT_GRAD:
     case OP_EMBED_GRAD:
     case OP_POOL_GRAD:

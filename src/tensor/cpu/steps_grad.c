@@ -363,6 +363,18 @@ static void run_softmax_grad(const step *s, const cpu_run *r)
     for (i64 i = from; i < to; i++) r->k->softmax_grad(row_at(t, i), row_at(t->src[0], i), row_at(t->src[1], i), t->n[0]);
 }
 
+static void run_dropout(const step *s, const cpu_run *r)
+{
+    const tensor *t = s->t;
+    i64 from, to;
+    if (!own_columns(tensor_count(t), r, &from, &to)) return;
+    for (i64 end; from < to; from = end) { /* one rule serves 2^32 elements */
+        dropout_rule rule = dropout_rule_of(t, (u64)from);
+        end = i64_min(to, ((from >> 32) + 1) << 32);
+        r->k->dropout((float *)t->data + from, (const float *)t->src[0]->data + from, end - from, (u32)from, &rule);
+    }
+}
+
 static void run_xent_grad(const step *s, const cpu_run *r)
 {
     const tensor *t = s->t, *x = t->src[0], *want = t->src[1], *dy = t->src[2];
@@ -595,6 +607,7 @@ bool step_choose_grad(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *pair)
     case OP_NORM_X: s->run = run_norm_x; return true;
     case OP_NORM_W: s->alone = false; return choose_norm_w(cp, t, pair);
     case OP_SOFTMAX_GRAD: s->run = run_softmax_grad; return true;
+    case OP_DROPOUT: s->run = run_dropout; return tensor_contiguous(t->src[0]);
     case OP_XENT_GRAD: s->run = run_xent_grad; return true;
     case OP_EMBED_GRAD: s->run = run_embed_grad; return true;
     case OP_POOL_GRAD: s->run = run_pool_grad; return true;
