@@ -269,7 +269,7 @@ static err begin(tune_data **out, const model *m, const tune_opts *o)
     d->m = m;
     d->causal = m->h.causal;
     d->o = o ? *o : none;
-    i64 most = m->h.n_ctx > 0 ? m->h.n_ctx : 2048;
+    i64 most = m->h.n_ctx > 0 ? m->h.n_ctx : 1 << 20; /* a model of which only the tokenizer is open does not say */
     if (d->o.ctx < 0 || d->o.ctx == 1 || d->o.ctx > most)
         return err_new(ERR_INPUT, "--ctx %lld: expected 2 to %lld tokens, the model's context", (long long)d->o.ctx, (long long)most);
     if (!d->o.ctx) d->o.ctx = i64_min(most, 2048);

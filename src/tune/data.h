@@ -101,8 +101,8 @@ typedef struct tune_data {
 } tune_data;
 
 /* Reads everything; problems of the data are collected, not returned. Errors: IO, NOTFOUND, INPUT (options), NOMEM, UNSUPPORTED (a
- * chat format for a model without a template). Only m->tok, chat, chat_error, path, query_prefix, h.n_ctx and h.causal are read: a
- * model_open_tokenizer'd model will do. */
+ * chat format for a model without a template). Only m->tok, chat, chat_error, path, query_prefix, h.n_ctx and h.causal are read; a
+ * model whose tokenizer alone is open (n_ctx 0) will do for all but tune_batch.span. The model outlives the data. */
 err  tune_data_open(tune_data **, const model *, const char *const *path, usize n, const tune_opts *);
 err  tune_data_read(tune_data **, const model *, const char *name, str bytes, const tune_opts *); /* one file that is in memory */
 err  tune_data_ready(const tune_data *);     /* FORMAT, with the first refusal and how many there are: what a trainer calls first */

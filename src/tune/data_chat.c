@@ -129,28 +129,54 @@ static err mark_bytes(const tune_data *d, const talk *t, data_draft *w)
     return OK;
 }
 
-/* the tokens from the end of what was said through the one that ends the turn */
-static void mark_end(const tune_data *d, data_draft *w, usize from, usize to)
+static usize token_at(const data_draft *w, usize byte) /* the first that begins there or behind */
 {
-    usize first = 0, last;
-    while (first < w->n_where && w->where[first].start < from) first++;
-    for (last = first; last < w->n_where && w->where[last].end <= to && w->where[last].start < to; last++) {
-        if (!token_is_end(d->m->tok, w->id.id[last])) continue;
-        memset(w->learn + first, 1, last + 1 - first);
-        return;
+    usize low = 0, high = w->n_where;
+    while (low < high) {
+        usize mid = (low + high) / 2;
+        if (w->where[mid].start < byte)
+            low = mid + 1;
+        else
+            high = mid;
     }
-    if (first < last && token_kind_of(d->m->tok, w->id.id[first]) == TOKEN_CONTROL) w->learn[first] = 1;
+    return low;
 }
 
+/* learns the tokens from the end of what was said through the one that ends the turn; the token behind it, or 0: none does */
+static usize mark_end(const tune_data *d, data_draft *w, usize from, usize to)
+{
+    usize first = token_at(w, from);
+    for (usize i = first; i < w->n_where && w->where[i].end <= to && w->where[i].start < to; i++) {
+        if (!token_is_end(d->m->tok, w->id.id[i])) continue;
+        memset(w->learn + first, 1, i + 1 - first);
+        return i + 1;
+    }
+    return 0;
+}
+
+/* What a template makes of a message behind the end of its turn (the name of the called tool, as the head of the tool's answer) is
+ * not the assistant's any more. */
 static void mark_ends(const tune_data *d, const talk *t, data_draft *w)
 {
     const chat_output *c = &w->text;
+    i32 over = -1; /* the message whose turn has ended */
     for (usize i = 0; i < c->n_span; i++) {
-        if (!spoken(t, &c->span[i])) continue;
-        usize k = i + 1;
+        const chat_span *s = &c->span[i];
+        if (s->field == CHAT_TEMPLATE) continue;
+        if (!spoken(t, s) || s->message != over) over = -1;
+        if (!spoken(t, s)) continue;
+        usize k = i + 1, first = token_at(w, s->end);
         while (k < c->n_span && c->span[k].field == CHAT_TEMPLATE) k++;
-        if (k < c->n_span && c->span[k].message == c->span[i].message && spoken(t, &c->span[k])) continue; /* the message goes on */
-        mark_end(d, w, c->span[i].end, k < c->n_span ? c->span[k].start : c->text.n);
+        usize to = k < c->n_span ? c->span[k].start : c->text.n;
+        bool goes_on = k < c->n_span && c->span[k].message == s->message && spoken(t, &c->span[k]);
+        usize after = over >= 0 ? first : mark_end(d, w, s->end, to);
+        if (after) {
+            over = s->message;
+            while (goes_on && after < w->n_where && w->where[after].start < c->span[k].end) w->learn[after++] = 0;
+        } else if (!goes_on && first < w->n_where && w->where[first].end <= to &&
+                   token_kind_of(d->m->tok, w->id.id[first]) == TOKEN_CONTROL) {
+            w->learn[first] = 1;
+        }
     }
 }
 
