@@ -124,6 +124,12 @@ tensor *glu(graph *, tensor *gate, tensor *up, act_kind);             /* act(gat
 tensor *softmax(graph *, tensor *);                                   /* over n[0] */
 tensor *xent(graph *, tensor *logits, tensor *want);                  /* logits [v,m], want I32 [m] -> [1,m]: -ln p(want); want -1: 0 */
 tensor *dropout(graph *, tensor *x, tensor *key, float p, u32 site);  /* 0 with probability p, else x / (1 - p); key I32 [2] {seed, step}; the mask is a hash of (key, site, index) */
+/* The head, its loss and its gradient by chunks of rows (0: chosen): logits of all rows never exist, and rows with want -1 cost
+ * nothing. x [k,m], w [k,n] any type and layout (always in float arithmetic; plain floats if trained), want I32 [m], weight [m]
+ * -> [1]: sum of weight * -ln softmax(w x)[want]. lm_loss_rows: of that result, [1,m] losses of rows, unweighted, 0 where want
+ * is -1; keep() and read them; they have no gradient. Logits with a softcap: matmul and xent. */
+tensor *lm_loss(graph *, tensor *x, tensor *w, tensor *want, tensor *weight, i64 chunk);
+tensor *lm_loss_rows(graph *, tensor *loss);
 typedef enum { POOL_MEAN, POOL_FIRST, POOL_LAST } pool_kind;
 tensor *pool_rows(graph *, tensor *x, tensor *span, pool_kind);       /* x [d,m], span I32 [2,s] {first,end} -> [d,s]; empty: zeros */
 void    graph_grad(graph *, tensor *loss);                            /* loss [1]; appends the backward pass; UNSUPPORTED if an op on the way has none */

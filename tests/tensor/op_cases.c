@@ -118,6 +118,12 @@ static tensor *make_matmul(case_build *b, const int *n)
     return slot ? matmul_slot(b->g, x, w, slot) : matmul(b->g, x, w);
 }
 
+static tensor *make_matmul_float(case_build *b, const int *n) /* as a training graph has them: no 8-bit activations */
+{
+    graph_use_float(b->g);
+    return make_matmul(b, n);
+}
+
 /* three matmuls, two of one x: an 8-bit copy of x is shared, and the third x must not be taken for it */
 static tensor *make_matmul_shared(case_build *b, const int *n)
 {
@@ -377,6 +383,27 @@ static tensor *make_dropout(case_build *b, const int *n) /* n[0..2] extents, n[3
     return dropout(b->g, x, key, (float)n[3] / 100, 7);
 }
 
+/* k, n, m, type, layout, chunk, 1: half of the rows count, 2: none does, 4: twice the loss and its square */
+static tensor *make_lm_loss(case_build *b, const int *n)
+{
+    graph *g = b->g;
+    const int w[8] = {n[0], n[1], n[2], n[3], n[4]};
+    tensor *x = rows_real(b, (shape){{n[0], n[2]}}, 1, "x"), *want = rows_ints(b, (shape){{n[2]}}, 0, 0, n[1], "want");
+    tensor *rate = rows_real(b, (shape){{n[2]}}, 0, "weight");
+    for (i64 i = 0; n[6] & 3 && i < n[2]; i++)
+        if (i % 2 || n[6] & 2) set_id(b, want, i, -1);
+    bad_ids(b, want, n[2], n[1]);
+    tensor *loss = lm_loss(g, x, make_w(b, w), want, rate, n[5]);
+    return n[6] & 4 ? add(g, mul(g, loss, loss), scale(g, reshape(g, loss, (shape){{1, 1}}), 2)) : loss;
+}
+static tensor *make_lm_loss_rows(case_build *b, const int *n) { return lm_loss_rows(b->g, make_lm_loss(b, n)); }
+static tensor *make_lm_loss_head(case_build *b, const int *n) /* only w is trained */
+{
+    tensor *x = fixed_real(b, F32, LAYOUT_ROWS, (shape){{n[0], n[2]}}, "x"), *want = ints(b, (shape){{n[2]}}, 0, n[1], "want");
+    tensor *rate = fixed_real(b, F32, LAYOUT_ROWS, (shape){{n[2]}}, "weight"), *w = real(b, (shape){{n[0], n[1]}}, "w");
+    return lm_loss(b->g, x, w, want, rate, n[5]);
+}
+
 static tensor *make_spans(case_build *b, const int *n)
 {
     tensor *span = ints(b, (shape){{2, n[2]}}, 0, 1, "span");
@@ -419,6 +446,11 @@ static tensor *make_pool_grad(case_build *b, const int *n)
     {OP_MATMUL, "interleaved " #type, make_matmul, {5 * (k), 29, 17, type, LAYOUT_R8}, {2048, 2048, 128, type, LAYOUT_R8}, 0, CASE_ROWS | CASE_8BIT}, \
     {OP_MATMUL, "interleaved, strided x " #type, make_matmul, {k, 23, 5, type, LAYOUT_R8, 0, 1}, {0}, 0, CASE_ROWS | CASE_8BIT}, \
     {OP_MATMUL, "interleaved slots " #type, make_matmul, {k, 11, 7, type, LAYOUT_R8, 3}, {0}, 0, CASE_ROWS},                     \
+    {OP_MATMUL, "float, plain rows " #type, make_matmul_float, {2 * (k), 21, 7, type, LAYOUT_ROWS}, {0}, 0, CASE_ROWS},          \
+    {OP_MATMUL, "float, interleaved " #type, make_matmul_float, {3 * (k), 29, 13, type, LAYOUT_R8}, {2048, 2048, 128, type, LAYOUT_R8}, 0, CASE_ROWS}, \
+    {OP_LM_LOSS, "plain rows " #type, make_lm_loss, {k, 37, 11, type, LAYOUT_ROWS, 4}, {0}, 0, 0},                               \
+    {OP_LM_LOSS, "interleaved " #type, make_lm_loss, {k, 43, 9, type, LAYOUT_R8, 0}, {1024, 32000, 256, type, LAYOUT_R8}, 0, 0}, \
+    {OP_LM_LOSS, "rows, interleaved " #type, make_lm_loss_rows, {2 * (k), 29, 9, type, LAYOUT_R8, 2}, {0}, 0, CASE_ROWS | CASE_VALUE}, \
     {OP_MATMUL_X, "plain rows " #type, make_matmul_x, {k, 5, 3, type, LAYOUT_ROWS}, {0}, 0, CASE_ROWS},                          \
     {OP_MATMUL_X, "interleaved " #type, make_matmul_x, {k, 13, 2, type, LAYOUT_R8}, {2048, 512, 64, type, LAYOUT_R8}, 0, CASE_ROWS | CASE_VALUE}, \
     {OP_EMBED, "plain rows " #type, make_embed, {2 * (k), 11, 9, type, LAYOUT_ROWS}, {2048, 8192, 128, type, LAYOUT_ROWS}, 0, CASE_ROWS}, \
@@ -431,6 +463,11 @@ static tensor *make_pool_grad(case_build *b, const int *n)
     {OP_MATMUL, #type, make_matmul, {33, 7, 5, type}, {2048, 8192, 1, type}, 0, CASE_ROWS},                                      \
     {OP_MATMUL, #type, make_matmul, {300, 17, 2, type}, {2048, 2048, 128, type}, 0, CASE_ROWS},                                  \
     {OP_MATMUL, "slots " #type, make_matmul, {19, 9, 11, type, LAYOUT_ROWS, 3}, {2048, 16, 128, type, LAYOUT_ROWS, 4}, 0, CASE_ROWS}, \
+    {OP_MATMUL, "float " #type, make_matmul_float, {1, 1, 1, type}, {0}, 0, CASE_ROWS},                                          \
+    {OP_MATMUL, "float " #type, make_matmul_float, {33, 21, 8, type}, {2048, 2048, 128, type}, 0, CASE_ROWS},                    \
+    {OP_MATMUL, "float, strided x " #type, make_matmul_float, {279, 33, 5, type, LAYOUT_ROWS, 0, 3}, {0}, 0, CASE_ROWS},         \
+    {OP_MATMUL, "float slots " #type, make_matmul_float, {19, 9, 11, type, LAYOUT_ROWS, 3}, {0}, 0, CASE_ROWS},                  \
+    {OP_LM_LOSS, #type, make_lm_loss, {17, 23, 5, type, LAYOUT_ROWS, 2}, {0}, 0, 0},                                             \
     {OP_MATMUL_X, #type, make_matmul_x, {21, 6, 4, type}, {2048, 512, 64, type}, 0, CASE_ROWS},                                \
     {OP_MATMUL_X, "slots " #type, make_matmul_x, {7, 5, 11, type, LAYOUT_ROWS, 3}, {0}, 0, CASE_ROWS},                           \
     {OP_EMBED, #type, make_embed, {37, 11, 9, type}, {2048, 8192, 128, type}, 0, CASE_ROWS}
@@ -578,6 +615,15 @@ const op_case op_cases[] = {
     ONE(XENT, "sharp", xent, CASE_ROWS, 50, 3, 20),
     ONE(XENT, "edges", xent, CASE_ROWS | EDGE, 50, 9, 1),
     {OP_XENT_GRAD, "rows", make_xent_grad, {29, 9}, {32000, 64}, 0, CASE_ROWS},
+    {OP_LM_LOSS, "all rows at once", make_lm_loss, {7, 11, 9, F32, 0, 9}, {576, 32000, 256, F32, 0, 0}, 0, 0},
+    ONE(LM_LOSS, "a row at a time", lm_loss, 0, 9, 12, 9, F32, 0, 1),
+    ONE(LM_LOSS, "half of the rows", lm_loss, 0, 5, 9, 13, F32, 0, 3, 1),
+    ONE(LM_LOSS, "no row", lm_loss, 0, 5, 9, 4, F32, 0, 3, 2),
+    ONE(LM_LOSS, "one row", lm_loss, 0, 5, 9, 1, F32, 0, 0),
+    ONE(LM_LOSS, "one word", lm_loss, CASE_NO_DIFF, 5, 1, 3, F32, 0, 0),
+    ONE(LM_LOSS, "twice used", lm_loss, 0, 6, 10, 5, F32, 0, 2, 4),
+    ONE(LM_LOSS, "head only", lm_loss_head, 0, 9, 13, 7, 0, 0, 3),
+    ONE(LM_LOSS, "rows", lm_loss_rows, CASE_ROWS | CASE_VALUE, 33, 50, 7, F32, 0, 2),
     {OP_POOL, "mean", make_pool, {21, 7, 6, POOL_MEAN}, {384, 512, 8, POOL_MEAN}, 0, 0},
     ONE(POOL, "first", pool, 0, 5, 7, 6, POOL_FIRST),
     ONE(POOL, "last", pool, 0, 5, 7, 6, POOL_LAST),

@@ -104,6 +104,7 @@ static void run_all(void *ctx, int thread, int n_threads)
                  .n_threads = n_threads,
                  .shared = extra,
                  .angles = (float *)(void *)angles,
+                 .pool = x->c->pool,
                  .own = own + cp->per_thread * (usize)thread};
     cpu_run whole = r;
     whole.n_threads = 1;

@@ -155,6 +155,10 @@ INLINE void outer_pass(const outer_tile *o, int row, int r, i64 panel, int n_pan
     UNROLLED(i, r)
     {
         a[i] = o->a[row + i];
+        for (int p = 0; p < n_panels; p++) {
+            if (o->add) __builtin_prefetch(o->y[row + i] + (panel + p) * OUTER_LANES, 1);
+            if (o->ahead[row + i]) __builtin_prefetch(o->ahead[row + i] + (panel + p) * OUTER_LANES);
+        }
         UNROLLED(l, PANEL_VECTORS) s[i * PANEL_VECTORS + l] = (vf){0};
     }
     for (i64 at = 0, end = o->n_steps * step; at < end; at += step, b += OUTER_LANES) outer_step(s, a, at, b, apart, r, n_panels);

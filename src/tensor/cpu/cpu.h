@@ -10,6 +10,7 @@ typedef struct {
     u8         *shared;                     /* quantised activations of the current matmul */
     float      *angles;                     /* cosines and sines of positions: live through a run */
     u8         *own;                        /* this thread's scratch */
+    pool       *pool;                       /* to meet inside a step; not where n_threads is 1 */
 } cpu_run;
 struct step {
     void   (*run)(const step *, const cpu_run *);
@@ -48,4 +49,6 @@ typedef struct {
 bool step_choose(cpu_backend *, cpu_plan *, tensor *, step_pair *);
 bool step_choose_matmul(cpu_backend *, cpu_plan *, tensor *, step_pair *);
 bool step_choose_train(tensor *, step_pair *);     /* steps_train.c: MATMUL in float arithmetic, MATMUL_X, MATMUL_W */
+bool step_choose_lm_loss(cpu_plan *, tensor *, step_pair *);
+bool step_choose_mul_one(tensor *, step_pair *);
 #endif

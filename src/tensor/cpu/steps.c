@@ -349,8 +349,11 @@ bool step_choose(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *pair)
     case OP_MATMUL: return step_choose_matmul(c, cp, t, pair);
     case OP_MATMUL_X:
     case OP_MATMUL_W: return step_choose_train(t, pair);
-    case OP_ADD:
+    case OP_LM_LOSS: return step_choose_lm_loss(cp, t, pair);
     case OP_MUL:
+        if (step_choose_mul_one(t, pair)) return true;
+        return choose_elementwise(t, s);
+    case OP_ADD:
     case OP_SCALE:
     case OP_ACT:
     case OP_ACT_GRAD:

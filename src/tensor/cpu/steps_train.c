@@ -50,6 +50,13 @@ static const float *part_of_row(const tensor *w, i64 slot, i64 row, i64 k_from, 
     return dst;
 }
 
+/* Rows of which a block takes a part lie pages apart, where no hardware looks ahead. */
+enum { AHEAD = 4 };
+static void fetch_soon(const float *row, i64 n)
+{
+    for (i64 i = 0; i < n; i += OUTER_LANES) __builtin_prefetch(row + i);
+}
+
 /* values of a row become step `s` of panels of n_steps */
 static void into_panels(float *panels, i64 n_steps, i64 s, const float *row, i64 n)
 {
@@ -59,13 +66,20 @@ static void into_panels(float *panels, i64 n_steps, i64 s, const float *row, i64
     for (i64 i = 0; n && i < OUTER_LANES; i++) to[i] = i < n ? row[i] : 0;
 }
 
-/* y rows [from, to), values [y_at, y_at + n): terms [a_at, a_at + n_steps) of rows a */
-static void meet_rows(const cpu_run *r, outer_tile o, float_rows a, i64 a_at, float_rows y, i64 y_at, i64 from, i64 to)
+/* y rows [from, to), values [y_at, y_at + n): terms [a_at, a_at + n_steps) of rows a. Their terms are copied: as they lie, at
+ * distances that often are powers of two, they would push each other out of the first-level cache. */
+static void meet_rows(const cpu_run *r, float *scratch, outer_tile o, float_rows a, i64 a_at, float_rows y, i64 y_at, i64 from,
+                      i64 to)
 {
+    float *near = mixed_of(scratch); /* [n_steps, rows] */
     o.a_step = 1;
     for (i64 i = from; i < to; i += OUTER_ROWS) {
         o.n_rows = (int)i64_min(OUTER_ROWS, to - i);
-        for (int j = 0; j < o.n_rows; j++) o.a[j] = row_at(a, i + j) + a_at, o.y[j] = row_at(y, i + j) + y_at;
+        for (int j = 0; j < o.n_rows; j++) {
+            o.a[j] = memcpy(near + j * o.n_steps, row_at(a, i + j) + a_at, sizeof *near * (usize)o.n_steps);
+            o.y[j] = row_at(y, i + j) + y_at;
+            o.ahead[j] = i + j + OUTER_ROWS < to ? row_at(a, i + j + OUTER_ROWS) + a_at : NULL;
+        }
         r->k->outer(&o);
     }
 }
@@ -91,7 +105,7 @@ void product_y(const cpu_run *r, float *scratch, const tensor *w, i64 slot, floa
                 r->k->turn(from, from == scratch ? BLOCK : k, steps, panels + i * steps);
             }
             outer_tile o = {.b = panels, .n_steps = steps, .n = rows, .add = at > 0};
-            meet_rows(r, o, x, at, y, n, me.b_from, me.b_to);
+            meet_rows(r, scratch, o, x, at, y, n, me.b_from, me.b_to);
         }
 }
 
@@ -104,7 +118,7 @@ void product_x(const cpu_run *r, float *scratch, const tensor *w, i64 slot, floa
             i64 wide = i64_min(BLOCK, me.a_to - at), steps = i64_min(BLOCK, w->n[1] - n);
             for (i64 s = 0; s < steps; s++) into_panels(panels, steps, s, part_of_row(w, slot, n + s, at, wide, scratch), wide);
             outer_tile o = {.b = panels, .n_steps = steps, .n = wide, .add = n > 0};
-            meet_rows(r, o, dy, n, dx, at, me.b_from, me.b_to);
+            meet_rows(r, scratch, o, dy, n, dx, at, me.b_from, me.b_to);
         }
 }
 
@@ -113,6 +127,7 @@ static void mix(float *mixed, float_rows dy, i64 from, i64 steps, i64 n, int som
 {
     for (i64 s = 0; s < steps; s++, mixed += OUTER_ROWS) {
         const float *row = row_at(dy, from + s) + n;
+        __builtin_prefetch(row + 2 * OUTER_ROWS);
         if (some == OUTER_ROWS)
             memcpy(mixed, row, sizeof *mixed * OUTER_ROWS);
         else
@@ -127,7 +142,10 @@ void product_w(const cpu_run *r, float *scratch, float_rows x, float_rows dy, i6
     for (i64 at = me.a_from; at < me.a_to; at += BLOCK)
         for (i64 from = 0; from < n_rows; from += BLOCK) {
             i64 wide = i64_min(BLOCK, me.a_to - at), steps = i64_min(BLOCK, n_rows - from);
-            for (i64 s = 0; s < steps; s++) into_panels(panels, steps, s, row_at(x, from + s) + at, wide);
+            for (i64 s = 0; s < steps; s++) {
+                if (s + AHEAD < steps) fetch_soon(row_at(x, from + s + AHEAD) + at, wide);
+                into_panels(panels, steps, s, row_at(x, from + s) + at, wide);
+            }
             outer_tile o = {.a_step = OUTER_ROWS, .b = panels, .n_steps = steps, .n = wide, .add = add || from > 0};
             for (i64 n = me.b_from; n < me.b_to; n += OUTER_ROWS) {
                 o.n_rows = (int)i64_min(OUTER_ROWS, me.b_to - n);
