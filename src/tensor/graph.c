@@ -39,7 +39,7 @@ err graph_error(const graph *g) { return g->bad.code ? err_new(g->bad.code, "%s"
 void graph_use_double(graph *g) { g->use_double = true; }
 void graph_use_float(graph *g) { g->use_float = true; }
 
-static tensor *graph_bad(graph *g, err_code code, const char *message)
+tensor *graph_bad(graph *g, err_code code, const char *message)
 {
     if (!g->bad.code) {
         snprintf(g->what, sizeof g->what, "%s", message);
@@ -235,7 +235,7 @@ void graph_grad(graph *g, tensor *loss)
 {
     if (!loss) graph_fail(g, "graph_grad: no loss");
     if (g->bad.code) return;
-    usize n = g->n;
+    usize n = g->n_forward = g->n;
     tensor **d = arena_take(g->a, sizeof *d * n);
     bool *need = arena_take(g->a, n);
     double *one = arena_take(g->a, sizeof *one);

@@ -17,6 +17,7 @@ void op_no_kernel(const tensor *);                                   /* leaves a
 #include "tensor/ops.def"
 #undef OP
 
+tensor *graph_bad(graph *, err_code, const char *message);           /* keeps the first; returns the dead node */
 tensor *node(graph *, op_id, op_arg, int n_src, tensor *const *src); /* NULL sources allowed where optional; runs check */
 void    tensor_set(tensor *, dtype, const i64 n[4]);                 /* type, extents, contiguous strides (INT64_MAX: too much) */
 bool    tensor_contiguous(const tensor *);
@@ -69,6 +70,7 @@ struct workspace { backend *be; void *mem; usize n; u32 generation; };
 struct graph {
     arena   *a;
     tensor **nodes; usize n, cap;
+    usize    n_forward;                                              /* nodes before the last graph_grad's; 0: none */
     err      bad; char what[256];
     bool     use_double, use_float;
     tensor  *dead;

@@ -133,6 +133,11 @@ tensor *lm_loss_rows(graph *, tensor *loss);
 typedef enum { POOL_MEAN, POOL_FIRST, POOL_LAST } pool_kind;
 tensor *pool_rows(graph *, tensor *x, tensor *span, pool_kind);       /* x [d,m], span I32 [2,s] {first,end} -> [d,s]; empty: zeros */
 void    graph_grad(graph *, tensor *loss);                            /* loss [1]; appends the backward pass; UNSUPPORTED if an op on the way has none */
+/* After graph_grad, once: trades time for memory. boundaries are values of the forward pass, in order (the residual stream after each
+ * block); a segment reaches from one to the next, the first from the leaves. Gradients of the first n - keep_last segments read
+ * copies of the segment's nodes, computed again right before them, so that of these segments only boundaries stay in memory
+ * between the passes. Not a bit of any result changes. */
+void    graph_recompute(graph *, tensor *const *boundaries, int n, int keep_last);
 
 /* ---- plan and run ------------------------------------------------------------------------------------------------------ */
 typedef struct backend backend;
