@@ -32,7 +32,6 @@ builder builder_begin(graph *g, const model *m, const batch_shape *s, model_io *
         s->train->t[i].leaf = NULL;
         dropout |= s->train->t[i].dropout > 0;
     }
-    if (s->train) graph_use_float(g);
     io->ids = input(g, I32, (shape){{s->rows}}, "ids");
     io->pos = input(g, I32, (shape){{s->rows}}, "positions");
     io->span = input(g, I32, (shape){{3, s->rows}}, "span");

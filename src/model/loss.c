@@ -32,7 +32,7 @@ static void loss_of_tokens(builder *b, const batch_shape *s, tensor *x, model_io
     loss_of_logits(b, head_of(b, x), io);
 }
 
-static void loss_of_classes(builder *b, const batch_shape *s, tensor *x, model_io *io)
+static void classes_of(builder *b, const batch_shape *s, tensor *x, model_io *io)
 {
     graph *g = b->g;
     tensor *w = trained_leaf(b, TRAIN_CLASSES, ""), *bias = trained_leaf(b, TRAIN_CLASSES_B, "");
@@ -61,5 +61,5 @@ void tail_build(builder *b, const batch_shape *s, tensor *x, tensor *const *last
         io->feature[i] = pool_rows(b->g, i ? last[i] : x, io->seq_span, s->pool);
     }
     if (s->loss == LOSS_TOKENS) loss_of_tokens(b, s, x, io);
-    if (s->loss == LOSS_CLASSES) loss_of_classes(b, s, x, io);
+    if (s->loss == LOSS_CLASSES) classes_of(b, s, x, io);
 }

@@ -110,6 +110,7 @@ typedef struct {
     i64  soft;                              /* given vectors among the rows (soft prompts); 0: none */
     const adapter_set *adapters;            /* or NULL */
     trained_set *train;                     /* or NULL; leaves are written into it */
+    bool exact;                             /* float arithmetic whatever the weights, as losses have it */
     loss_kind loss;
     i64  chunk;                             /* rows of logits at once in LOSS_TOKENS; 0: chosen */
     i64  features;                          /* outputs of the last n blocks, pooled by `pool` over seq_span; 0: none, at most 4 */

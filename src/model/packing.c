@@ -47,6 +47,7 @@ err packing_open(packing **out, const model *m, workspace *ws, const batch_shape
     err bad = room(k, s);
     if (bad.code) graph_free(g);
     else {
+        if (grad || s->loss || s->exact) graph_use_float(g); /* exact gradients; what only scores is computed as it is served */
         tensor *root[16];
         int     n = 0;
         if (k->encoder) encoder_build(g, m, s, io);
