@@ -5,7 +5,7 @@
  *   text           a .txt or .md file (a line "<|endoftext|>" ends a document), or rows {"text"}
  *   prompt         {"prompt","completion"} (strings); columns of these names
  *   messages       {"messages":[{"role","content",...}], "tools"?}
- *   instruction    {"instruction","input"?,"output"}; columns of these names
+ *   instruction    {"instruction","input"?,"output"} (or input alone); columns of these names
  *   conversations  {"conversations":[{"from","value"}], "system"?, "tools"?}
  *   label          {"text","label"}; TSV or CSV: columns named so, or two columns without a header
  * JSON: one object a line (.jsonl), or one array of objects (.json). UTF-8; a byte order mark and CR LF are fine.

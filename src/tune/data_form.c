@@ -59,12 +59,14 @@ static err template_new(tune_data *d)
         buf_puts(&whole, d->o.head ? "{text}" : "{text}\nlabel:");
     }
     i64 at = str_find(buf_view(&whole), hole, 0);
-    if (at < 0 || str_find(buf_view(&whole), hole, (usize)at + hole.n) >= 0)
+    if (whole.bad)
+        bad = no_memory();
+    else if (at < 0 || str_find(buf_view(&whole), hole, (usize)at + hole.n) >= 0)
         bad = err_new(ERR_INPUT, "--template \"%s\": expected {text} in it, once", given ? given : "");
     if (!bad.code) {
         buf_put(&d->form->before, whole.p, (usize)at);
         buf_put(&d->form->after, whole.p + at + hole.n, whole.n - (usize)at - hole.n);
-        bad = whole.bad ? no_memory() : buf_error(&d->form->before);
+        bad = buf_error(&d->form->before);
         if (!bad.code) bad = buf_error(&d->form->after);
     }
     buf_free(&whole);
@@ -103,7 +105,9 @@ static err labels_new(tune_data *d)
             rest.p += n, rest.n -= n;
         }
         str trimmed = str_trim(buf_view(&name));
-        if (!trimmed.n || (has_word && !word.n))
+        if (name.bad || word.bad)
+            bad = no_memory();
+        else if (!trimmed.n || (has_word && !word.n))
             bad = err_new(ERR_INPUT, "--labels \"%s\": expected LABEL=WORD,LABEL=WORD ...", d->o.labels);
         else if (map_get(d->form->index, trimmed, &seen))
             bad = err_new(ERR_INPUT, "--labels: \"%.*s\" stands there twice", (int)i64_min(60, (i64)trimmed.n), trimmed.p);

@@ -60,7 +60,7 @@ static bool format_of(json_t *row, tune_format *out)
         *out = TUNE_CONVERSATIONS;
     else if ((json_is_string(prompt) && json_is_string(completion)) || (json_is_array(prompt) && json_is_array(completion)))
         *out = TUNE_PROMPT;
-    else if (json_is_string(json_object_get(row, "instruction")) && json_is_string(json_object_get(row, "output")))
+    else if (json_is_string(json_object_get(row, "output")) && (json_is_string(json_object_get(row, "instruction")) || json_is_string(json_object_get(row, "input"))))
         *out = TUNE_INSTRUCTION;
     else if (text && json_object_get(row, "label"))
         *out = TUNE_LABEL;
