@@ -85,7 +85,7 @@ deps: .deps-ok
 
 # one list of op cases, for the test and the bench
 $(BUILD)/tests/tensor/test_ops $(BUILD)/bench/bench_ops: $(addprefix $(BUILD)/tests/tensor/,op_cases.o op_leaves.o ref_run.o)
-$(BUILD)/tests/tensor/test_plan: $(BUILD)/tests/tensor/ref_run.o
+$(BUILD)/tests/tensor/test_plan $(BUILD)/tests/tensor/test_grad_kernels: $(BUILD)/tests/tensor/ref_run.o
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libmaru.a
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libmaru.a
