@@ -101,7 +101,7 @@ bool adapter_extents(const model *m, const char *name, i64 *k, i64 *n)
 {
     model_weight *part[3], *w;
     *k = m->h.width, *n = -1;
-    if (!strcmp(name, "score.weight")) return true;
+    if (!strcmp(name, "score.weight")) return *k = -1, true; /* features may be of several blocks: who uses it checks */
     if (!strcmp(name, "score.bias")) return *k = -1, *n = 1, true;
     if (adapter_fused(m, name, part)) {
         bool vector = str_ends(str_of(name), S(".bias"));

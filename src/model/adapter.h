@@ -39,7 +39,6 @@ void adapter_free(adapter_file *);
 err  adapter_load(adapter_file **, const char *path, const model *); /* a folder or a .gguf; warns when base or chat template differ from the model's */
 /* A copy of what was trained (scales too). Fill way, text_form, label ... from `own` afterwards. */
 err  adapter_of_trained(adapter_file **, const model *, const trained_set *);
-err  trained_of_adapter(const adapter_file *, const model *, trained_set *); /* borrows its numbers; mem_free(set.t) */
 /* PEFT folder (adapter_config.json, adapter_model.safetensors, F32) and maru.json with what PEFT has no field for. Files of the
  * folder appear whole, the configuration last. ADAPTER_WEIGHTS has no configuration: PEFT has no such kind. */
 err  adapter_save(const adapter_file *, const char *folder, const model *);
