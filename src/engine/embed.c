@@ -35,22 +35,24 @@ static err embed_batch(engine *e, const sized *list, usize n, i64 rows, i64 most
 {
     plan_slot *slot;
     i64        r = 0, d = e->m->h.width, padded = rows_bucket(rows, most);
-    i32       *id = e->in, *pos = id + most, *span = pos + most, *seq = span + 3 * most;
+    i32       *id = e->in, *pos = id + most, *span = pos + most, *mix = span + 3 * most, *seq = mix + most;
     TRY(plan_get(e, padded, 0, EMBED_SEQS, &slot));
     memset(seq, 0, sizeof *seq * 2 * EMBED_SEQS);
     for (usize s = 0; s < n; s++) {
         i32 first = (i32)r, end = first + (i32)list[s].t->n;
         seq[2 * s] = first, seq[2 * s + 1] = end;
         for (; r < end; r++) {
+            mix[r] = e->n_mixes ? 0 : -1;
             id[r] = list[s].t->id[r - first], pos[r] = (i32)r - first;
             span[3 * r] = (i32)s, span[3 * r + 1] = first, span[3 * r + 2] = end;
         }
     }
-    for (; r < padded; r++) id[r] = -1, pos[r] = -1, span[3 * r] = span[3 * r + 1] = span[3 * r + 2] = 0;
+    for (; r < padded; r++) id[r] = mix[r] = -1, pos[r] = -1, span[3 * r] = span[3 * r + 1] = span[3 * r + 2] = 0;
     TRY(tensor_put(slot->p, slot->io.ids, id));
     TRY(tensor_put(slot->p, slot->io.pos, pos));
     TRY(tensor_put(slot->p, slot->io.span, span));
     TRY(tensor_put(slot->p, slot->io.seq_span, seq));
+    if (slot->io.adapter) TRY(tensor_put(slot->p, slot->io.adapter, mix));
     TRY(plan_run(slot->p));
     const float *out = tensor_peek(slot->p, slot->io.pooled);
     CHECK(out);

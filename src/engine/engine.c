@@ -25,6 +25,7 @@ static err engine_start(engine *e, const char *path, const engine_opts *o)
     TRY(backend_cpu(&e->be, e->threads));
     TRY(workspace_new(&e->ws, e->be));
     if (!e->m->arch->encoder) TRY(engine_kv(e, o));
+    TRY(adapters_open(e, o));
     i64 rows = i64_max(e->max_rows + 1024, e->m->arch->encoder ? e->m->h.n_ctx : 0);
     e->in = mem_array(i32, 8 * rows + e->max_pages * e->max_seqs + 4096);
     if (!e->in) return err_new(ERR_NOMEM, "out of memory for batch inputs");
@@ -71,6 +72,7 @@ void engine_close(engine *e)
     kv_cache_free(e->kv);
     pages_free(&e->pg);
     model_close(e->m);
+    adapters_close(e);
     pool_free(e->threads);
     mem_free(e->in);
     engine_leave(e);

@@ -7,17 +7,20 @@
 #include "base/base.h"
 #include "model/model.h"
 
+typedef struct { const char *path; float scale; int mix; } engine_adapter; /* those of one mix work together, summed */
 typedef struct {
     int  threads;                           /* 0: one per core */
     i64  kv_tokens;                         /* positions in all sequences together; 0: 8192 or the model's context if less */
     int  max_seqs;                          /* active at once; 0: 16 */
     int  max_rows;                          /* rows of a batch; 0: 256 */
+    const engine_adapter *adapters; int n_adapters; /* loaded at the start; a session uses one mix (0, 1, ...) or none */
 } engine_opts;
 typedef struct engine engine;
 err  engine_open(engine **, const char *model_path, const engine_opts *);
 void engine_close(engine *);                /* running requests end CANCELLED; sessions left open can only be closed, from then on */
 const model *engine_model(const engine *);
 int  engine_threads(const engine *);
+const adapter_file *engine_adapter_at(const engine *, int i); /* as given in engine_opts; NULL past the last */
 typedef struct { usize weights, kv_per_token, kv, scratch; } engine_memory; /* bytes; scratch: the largest plan made so far, or a full batch's if none */
 engine_memory engine_memory_of(engine *);
 
@@ -45,6 +48,7 @@ void  logits_top(const float *logits, i64 n, int k, candidate *out); /* the k la
 /* ---- sessions (session.c, sched.c) ------------------------------------------------------------------------------------- */
 typedef struct session session;
 err  session_open(session **, engine *, u64 owner); /* owner: only sessions of one owner share cached prefixes */
+err  session_use(session *, int mix);       /* between requests: a mix of the engine's adapters, -1: the model alone. At first 0 if there are any */
 void session_close(session *);
 
 typedef struct { i32 id; float p, logprob; } top_token;
@@ -74,7 +78,7 @@ typedef struct {
     i64    prompt_tokens, cached_tokens, tokens;
     double prefill_s, decode_s;
 } gen_result;
-/* INPUT when prefix + max_tokens exceed the context (both numbers in the message; nothing is cut silently), BUSY when the queue is
+/* INPUT when prefix + max_tokens (and what an adapter puts in front) exceed the context (both numbers in the message; nothing is cut silently), BUSY when the queue is
  * full. Requests that do not fit into the KV cache together wait for one another. Blocks until done. */
 err  session_generate(session *, const gen_request *, gen_result *);
 

@@ -47,6 +47,8 @@ struct job {
     const gen_request *req;                 /* borrowed from the waiting caller */
     session           *s;
     /* embeddings instead of generation */
+    ids                whole;               /* what an adapter puts in front, and the prefix; empty when nothing is in front */
+    usize              front;               /* positions of it: ids -1, -2, ... */
     const ids         *lists; usize n_lists; float *vectors; _Atomic usize done_lists;
     /* engine thread */
     sampler            smp;
@@ -69,12 +71,13 @@ struct session {
     engine  *e;
     sequence seq;
     u64      owner;
+    int      mix;                           /* of adapters, -1: none */
     atomic_bool busy;                       /* a request is running: one at a time */
     session *next;                          /* engine's list, under its lock */
 };
 
 typedef struct { i64 rows, outs, seqs; plan *p; model_io io; u64 used; } plan_slot;
-enum { MAX_PLANS = 96, MAX_SEQS = 64 };
+enum { MAX_PLANS = 96, MAX_SEQS = 64, MAX_MIXES = 64 };
 #define MAX_KEPT ((usize)256 << 20)         /* bytes of logits that plans keep between runs, all together */
 struct engine {
     model     *m;
@@ -83,6 +86,12 @@ struct engine {
     workspace *ws;
     kv_cache  *kv;
     pages      pg;
+    adapter_file **adapters; int n_adapters;
+    adapter_use *uses;
+    adapter_mix mixes[MAX_MIXES]; int n_mixes;
+    adapter_set *pairs;                     /* slot i: mix i; NULL without pairs */
+    float     *soft; i64 n_soft;            /* [width,n_soft] given vectors of all mixes */
+    struct { i64 n_prefix, n_prompt, soft_from; } front[MAX_MIXES];
     plan_slot  plans[MAX_PLANS]; int n_plans;
     u64        plan_clock;
     i64        max_pages;                   /* of one sequence */
@@ -99,6 +108,10 @@ struct engine {
     float     *logits;                      /* [n_vocab] */
     _Atomic usize scratch;
 };
+err   adapters_open(engine *, const engine_opts *); /* adapters.c: after the model, before anything runs */
+void  adapters_close(engine *);             /* after the model */
+i64   front_of(const engine *, int mix);    /* positions in front of a session's tokens */
+void  prefix_put(engine *, job *);          /* positions of a prefix that are not there yet; room was made */
 err   plan_get(engine *, i64 rows, i64 outs, i64 seqs, plan_slot **out);
 void  engine_leave(engine *);
 void *engine_main(void *);                  /* sched.c */

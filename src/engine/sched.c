@@ -41,7 +41,7 @@ err plan_get(engine *e, i64 rows, i64 outs, i64 seqs, plan_slot **out)
     }
     while (e->n_plans && (e->n_plans == MAX_PLANS || kept + plan_kept(e, outs) > MAX_KEPT)) kept -= plan_forget(e);
     plan_slot  *s = &e->plans[e->n_plans];
-    batch_shape shape_of = {.rows = rows, .outs = outs, .seqs = seqs, .max_pages = e->max_pages};
+    batch_shape shape_of = {.rows = rows, .outs = outs, .seqs = seqs, .max_pages = e->max_pages, .soft = e->n_soft, .adapters = e->pairs};
     graph      *g = graph_new();
     if (!g) return err_new(ERR_NOMEM, "out of memory for a graph");
     *s = (plan_slot){.rows = rows, .outs = outs, .seqs = seqs, .used = ++e->plan_clock};
@@ -49,6 +49,11 @@ err plan_get(engine *e, i64 rows, i64 outs, i64 seqs, plan_slot **out)
     else decoder_build(g, e->m, e->kv, &shape_of, &s->io);
     tensor *root = s->io.pooled ? s->io.pooled : outs ? s->io.logits : s->io.hidden;
     TRY(plan_new(&s->p, g, e->ws, &root, 1));
+    err bad = s->io.soft ? tensor_put(s->p, s->io.soft, e->soft) : OK; /* inputs stay until they are put anew */
+    if (bad.code) {
+        plan_free(s->p);
+        return bad;
+    }
     if (plan_bytes(s->p) > e->scratch) e->scratch = plan_bytes(s->p);
     e->n_plans++;
     *out = s;
@@ -59,7 +64,7 @@ err plan_get(engine *e, i64 rows, i64 outs, i64 seqs, plan_slot **out)
 
 typedef struct {
     i64  rows, outs;
-    i32 *id, *pos, *slot, *span, *pages, *out_row; /* [rows] [rows] [rows] [3,rows] [max_pages,seqs] [outs] */
+    i32 *id, *pos, *slot, *span, *soft, *mix, *pages, *out_row; /* [rows] [rows] [rows] [3,rows] [rows] [rows] [max_pages,seqs] [outs] */
     job *out_job[MAX_SEQS];
     struct { job *j; usize from, n; } piece[MAX_SEQS];
     int  n_pieces;
@@ -68,25 +73,34 @@ typedef struct {
 static batch batch_new(engine *e)
 {
     i64   r = e->max_rows + 1024;
-    batch b = {.id = e->in, .pos = e->in + r, .slot = e->in + 2 * r, .span = e->in + 3 * r, .pages = e->in + 6 * r};
+    batch b = {.id = e->in, .pos = e->in + r, .slot = e->in + 2 * r, .span = e->in + 3 * r, .soft = e->in + 6 * r, .mix = e->in + 7 * r, .pages = e->in + 8 * r};
     b.out_row = b.pages + e->max_pages * e->max_seqs;
     memset(b.pages, 0, sizeof *b.pages * (usize)(e->max_pages * e->max_seqs));
     return b;
 }
 
-static i32 token_at(const job *j, usize i) { return i < j->req->n ? j->req->ids[i] : j->out.id[i - j->req->n]; }
+/* ids below zero: positions that an adapter puts in front */
+static i32 token_at(const job *j, usize i)
+{
+    if (i < j->front) return -1 - (i32)i;
+    i -= j->front;
+    return i < j->req->n ? j->req->ids[i] : j->out.id[i - j->req->n];
+}
+static usize total_of(const job *j) { return j->front + j->req->n + j->out.n; }
 
 static void batch_row(engine *e, batch *b, job *j, int seq, usize at)
 {
     const sequence *s = &j->s->seq;
     i64             r = b->rows++;
-    b->id[r] = token_at(j, at);
+    i32             t = token_at(j, at), m = j->s->mix;
+    b->id[r] = t < 0 ? -1 : t;
+    b->soft[r] = t < 0 ? (i32)(e->front[m].soft_from + (i64)at - e->front[m].n_prefix) : -1;
+    b->mix[r] = m;
     b->pos[r] = (i32)at;
     b->slot[r] = s->page[at / KV_PAGE] * KV_PAGE + (i32)(at % KV_PAGE);
     b->span[3 * r] = seq;
     b->span[3 * r + 1] = 0;
     b->span[3 * r + 2] = (i32)at + 1;
-    (void)e;
 }
 
 static void batch_piece(engine *e, batch *b, job *j, usize n)
@@ -101,7 +115,7 @@ static err batch_run(engine *e, batch *b, plan_slot **slot)
 {
     i64 rows = bucket(b->rows), outs = b->outs ? (b->outs > MAX_SEQS ? b->outs : bucket(b->outs)) : 0;
     for (i64 r = b->rows; r < rows; r++) {
-        b->id[r] = b->slot[r] = -1;
+        b->id[r] = b->slot[r] = b->soft[r] = b->mix[r] = -1;
         b->pos[r] = b->span[3 * r] = b->span[3 * r + 1] = b->span[3 * r + 2] = 0;
     }
     for (i64 i = b->outs; i < outs; i++) b->out_row[i] = -1;
@@ -113,6 +127,8 @@ static err batch_run(engine *e, batch *b, plan_slot **slot)
     TRY(tensor_put(p, io->slots, b->slot));
     TRY(tensor_put(p, io->span, b->span));
     TRY(tensor_put(p, io->pages, b->pages));
+    if (io->adapter) TRY(tensor_put(p, io->adapter, b->mix));
+    if (io->soft_ids) TRY(tensor_put(p, io->soft_ids, b->soft));
     if (outs) TRY(tensor_put(p, io->out_rows, b->out_row));
     TRY(plan_run(p));
     for (int i = 0; i < b->n_pieces; i++) {
@@ -218,9 +234,9 @@ static void job_token(engine *e, job *j, const float *logits)
         j->res.prefill_s = now - j->start;
         j->first = now;
     }
-    usize last = (q->sample.repeat_last > 0 ? (usize)q->sample.repeat_last : 64), have = j->s->seq.tok.n;
+    usize last = (q->sample.repeat_last > 0 ? (usize)q->sample.repeat_last : 64), have = j->s->seq.tok.n - j->front;
     usize n_recent = last < have ? last : have;
-    err   bad = sampler_pick(&j->smp, logits, e->m->h.n_vocab, j->s->seq.tok.id + have - n_recent, n_recent, &id);
+    err   bad = sampler_pick(&j->smp, logits, e->m->h.n_vocab, j->s->seq.tok.id + j->front + have - n_recent, n_recent, &id);
     if (!bad.code && !ids_push(&j->out, id)) bad = err_new(ERR_NOMEM, "out of memory while generating");
     if (bad.code) {
         job_mark(j, bad);
@@ -291,16 +307,17 @@ static err job_score(engine *e, job *j)
     const gen_request *q = j->req;
     q->score[0] = 0;
     sequence_drop(&e->pg, &j->s->seq);
-    err bad = make_room(e, j, q->n);
+    err bad = make_room(e, j, total_of(j));
     for (int k = e->n_active - 1; k >= 0 && bad.code == ERR_NOMEM; k--) {
         if (e->active[k]->s->seq.n_page) job_yield(e, e->active[k]);
-        bad = make_room(e, j, q->n);
+        bad = make_room(e, j, total_of(j));
     }
     TRY(bad);
-    while (j->fed < q->n) {
+    prefix_put(e, j);
+    while (j->fed < total_of(j)) {
         batch      b = batch_new(e);
         plan_slot *slot;
-        usize      from = j->fed, n = q->n - from < SCORE_ROWS ? q->n - from : SCORE_ROWS;
+        usize      from = j->fed, n = total_of(j) - from < SCORE_ROWS ? total_of(j) - from : SCORE_ROWS;
         if (atomic_load(&j->cancelled) || atomic_load(&e->closing))
             return err_new(ERR_CANCELLED, atomic_load(&e->closing) ? "the engine is closing" : "cancelled");
         batch_piece(e, &b, j, n);
@@ -310,16 +327,30 @@ static err job_score(engine *e, job *j)
         const float *logits = tensor_peek(slot->p, slot->io.logits);
         CHECK(logits);
         for (usize i = 0; i < n; i++) {
-            if (from + i + 1 >= q->n) break;
+            usize at = from + i + 1; /* of what this row foretells */
+            if (at <= j->front) continue;
+            if (at - j->front >= q->n) break;
             const float *l = logits + (i64)i * e->m->h.n_vocab;
-            i32          next = q->ids[from + i + 1];
-            q->score[from + i + 1] = l[next] - logits_lse(l, e->m->h.n_vocab);
+            q->score[at - j->front] = l[q->ids[at - j->front]] - logits_lse(l, e->m->h.n_vocab);
         }
     }
     return OK;
 }
 
 /* ---- the loop ---- */
+
+/* what the session's adapters put in front; cached keys of another mix are of no use */
+static err job_front(engine *e, job *j)
+{
+    sequence *s = &j->s->seq;
+    if (s->adapter != j->s->mix) sequence_drop(&e->pg, s);
+    s->adapter = j->s->mix;
+    j->front = (usize)front_of(e, j->s->mix);
+    bool ok = true;
+    for (usize i = 0; i < j->front && ok; i++) ok = ids_push(&j->whole, -1 - (i32)i);
+    if (j->front && ok) ok = ids_append(&j->whole, j->req->ids, j->req->n);
+    return ok ? OK : err_new(ERR_NOMEM, "out of memory for a prompt");
+}
 
 static void job_start(engine *e, job *j)
 {
@@ -342,11 +373,11 @@ static void job_start(engine *e, job *j)
     j->s->seq.owner = j->s->owner;
     sampler_init(&j->smp, &q->sample);
     stream_decoder_init(&j->dec, e->m->tok, q->special);
-    err bad = OK;
-    if (q->score) bad = job_score(e, j);
-    else sequence_match(&e->pg, &j->s->seq, q->ids, q->n), j->fed = j->s->seq.tok.n;
+    err bad = job_front(e, j);
+    if (!bad.code && q->score) bad = job_score(e, j);
+    else if (!bad.code) sequence_match(&e->pg, &j->s->seq, j->front ? j->whole.id : q->ids, j->front + q->n), j->fed = j->s->seq.tok.n;
     j->res.prompt_tokens = (i64)q->n;
-    j->res.cached_tokens = q->score ? 0 : (i64)j->fed;
+    j->res.cached_tokens = q->score || j->fed < j->front ? 0 : (i64)(j->fed - j->front);
     if (!bad.code && q->score) j->res.prefill_s = clock_s() - j->start;
     if (bad.code || q->score) job_end(j, bad);
     else e->active[e->n_active++] = j;
@@ -357,7 +388,7 @@ static void job_start(engine *e, job *j)
 static bool job_room(engine *e, const batch *b, int at, usize n)
 {
     job *j = e->active[at];
-    i64  whole = i64_min(e->max_pages * KV_PAGE, (i64)(j->req->n + j->out.n) + KV_PAGE);
+    i64  whole = i64_min(e->max_pages * KV_PAGE, (i64)total_of(j) + KV_PAGE);
     bool first = true;
     for (int i = 0; i < at; i++) first &= e->active[i]->ended;
     err bad = first || j->s->seq.n_page ? claim_room(e, b, at, n) : make_room(e, j, (usize)whole);
@@ -371,8 +402,18 @@ static void compose(engine *e, batch *b)
     for (int pass = 0; pass < 2; pass++) /* decoding rows first: nobody waits for another's prefix */
         for (int i = 0; i < e->n_active && !(full && pass); i++) {
             job  *j = e->active[i];
-            usize total = j->req->n + j->out.n, left = total - j->fed, room = (usize)(e->max_rows - b->rows);
-            if (j->ended || (left == 1) != (pass == 0) || !room || !left) continue;
+            if (j->ended) continue;
+            i64 prefix = j->s->mix < 0 ? 0 : e->front[j->s->mix].n_prefix;
+            if ((i64)j->fed < prefix) { /* copied, not computed; begun in order like everything that is read */
+                if (!pass) continue;
+                if (!job_room(e, b, i, (usize)prefix)) {
+                    full = true;
+                    continue;
+                }
+                prefix_put(e, j);
+            }
+            usize total = total_of(j), left = total - j->fed, room = (usize)(e->max_rows - b->rows);
+            if ((left == 1) != (pass == 0) || !room || !left) continue;
             if (left > room) left = room;
             if (!job_room(e, b, i, j->fed + left)) {
                 full = true; /* prefixes are begun in order */
@@ -401,7 +442,7 @@ static void turn(engine *e)
         for (int i = 0; i < b.n_pieces; i++) {
             job *j = b.piece[i].j;
             if (bad.code) job_mark(j, bad);
-            else if (j->req->max_tokens <= 0 && j->fed == j->req->n) j->res.prefill_s = clock_s() - j->start, job_mark(j, OK);
+            else if (j->req->max_tokens <= 0 && j->fed == j->front + j->req->n) j->res.prefill_s = clock_s() - j->start, job_mark(j, OK);
         }
         for (i64 i = 0; logits && i < b.outs; i++) job_token(e, b.out_job[i], logits + i * e->m->h.n_vocab);
     }

@@ -25,6 +25,7 @@ void job_free(job *j)
     sampler_free(&j->smp);
     buf_free(&j->held);
     ids_free(&j->out);
+    ids_free(&j->whole);
     pthread_cond_destroy(&j->wake);
     pthread_mutex_destroy(&j->lock);
 }
@@ -85,6 +86,7 @@ err session_open(session **out, engine *e, u64 owner)
     if (!s) return err_new(ERR_NOMEM, "out of memory for a session");
     s->e = e;
     s->owner = owner;
+    s->mix = e->n_mixes ? 0 : -1;
     atomic_fetch_add(&e->holders, 1);
     pthread_mutex_lock(&e->lock);
     s->next = e->sessions;
@@ -118,8 +120,9 @@ void session_close(session *s)
     engine_leave(e);
 }
 
-static err request_check(const engine *e, const gen_request *q)
+static err request_check(const engine *e, const gen_request *q, int mix)
 {
+    i64 front = front_of(e, mix);
     i64 most = i64_min(e->max_pages * KV_PAGE, e->n_ctx);
     if (!q->n) return err_new(ERR_INPUT, "an empty prompt: nothing to continue");
     if (atomic_load(&e->closing)) return err_new(ERR_CANCELLED, "the engine is closed");
@@ -127,7 +130,9 @@ static err request_check(const engine *e, const gen_request *q)
     for (usize i = 0; i < q->n; i++)
         if (q->ids[i] < 0 || q->ids[i] >= e->n_vocab)
             return err_new(ERR_INPUT, "token id %d at %zu: the model has %lld tokens", q->ids[i], i, (long long)e->n_vocab);
-    if (q->n > (usize)most || q->max_tokens > most - (i64)q->n)
+    if (front && q->n + (usize)front > (usize)most)
+        return err_new(ERR_INPUT, "the prompt has %zu tokens and the adapter puts %lld positions in front, the context holds %lld", q->n, (long long)front, (long long)most);
+    if (q->n > (usize)most || q->max_tokens > most - front - (i64)q->n)
         return err_new(ERR_INPUT, "the prompt has %zu tokens and %lld more were asked for, the context holds %lld", q->n, (long long)q->max_tokens, (long long)most);
     return OK;
 }
@@ -135,7 +140,7 @@ static err request_check(const engine *e, const gen_request *q)
 err session_generate(session *s, const gen_request *q, gen_result *res)
 {
     job j;
-    TRY(request_check(s->e, q));
+    TRY(request_check(s->e, q, s->mix));
     bool idle = false;
     if (!atomic_compare_exchange_strong(&s->busy, &idle, true)) return err_new(ERR_BUSY, "this session is already generating");
     err bad = job_init(&j);

@@ -261,7 +261,7 @@ static err run_logits(const model *m, trained_set *set, const i32 *tok, i64 n, w
     packing *k;
     model_io io;
     i64 rows = packing_overhead(set) + n;
-    batch_shape s = {.rows = rows, .outs = n, .seqs = 1, .train = set};
+    batch_shape s = {.rows = rows, .outs = n, .seqs = 1, .train = set, .exact = true};
     i32 *want = mem_array(i32, n);
     if (!want) return no_memory();
     for (i64 i = 0; i < n; i++) want[i] = (i32)(rows - n + i);

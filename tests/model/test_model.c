@@ -435,7 +435,7 @@ static const hostile bad_files[] = {
     {"bert", PUT(META_INT("bert.pooling_type", 9)), .code = ERR_FORMAT, .part = "pooling_type is 9"},
     {"bert", PUT(META_INT("bert.context_length", 2)), .code = ERR_FORMAT, .part = "context_length is 2"},
     {"bert", PUT(META_INT("bert.attention.key_length", 8)), .code = ERR_FORMAT, .part = "blk.0.attn_q.weight"},
-    {"llama", PUT(META_TEXT("general.architecture", "mamba")), .code = ERR_UNSUPPORTED, .part = "mamba", .part2 = "llama, qwen2, gemma3, bert"},
+    {"llama", PUT(META_TEXT("general.architecture", "mamba")), .code = ERR_UNSUPPORTED, .part = "mamba", .part2 = "llama, qwen2, gemma3, gpt2, bert"},
     {"llama", PUT(META_INT("general.architecture", 5)), .code = ERR_FORMAT, .part = "general.architecture"},
     {"llama", .drop = "general.architecture", .code = ERR_FORMAT, .part = "general.architecture"},
     {"qwen2", PUT(META_TEXT("tokenizer.ggml.pre", "nonsense")), .code = ERR_UNSUPPORTED, .part = "nonsense"},
