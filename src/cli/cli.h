@@ -29,6 +29,7 @@ typedef struct {
     i64         seed;
     list        arg;                        /* words that are no options */
     json_t     *out;                        /* with --json: what is printed at the end */
+    bool        report;                     /* out is worth printing although the command fails; the error is put into it */
 } cli;
 typedef struct command command;
 struct command {
@@ -53,6 +54,9 @@ json_t *json_f(double);                     /* NaN and infinities give null */
 void json_set(json_t *object, const char *key, json_t *value);
 void json_push(json_t *array, json_t *value);
 err  cli_engine(cli *, engine **, const char *model, i64 kv_tokens); /* resolves the name, opens, says on a terminal that it loads */
+/* the same with `--adapter PATH[:SCALE]` of a list, all of them together in every request */
+err  cli_engine_with(cli *, engine **, const char *model, i64 kv_tokens, const list *adapters);
+err  cli_adapter_spec(const char *word, char **path, double *scale); /* owned path; a file of the whole name wins over a scale */
 err  search_options(const char *mode, const char *fuse, double weight, i64 k, search_opts *); /* the words of --mode, --fuse ... checked */
 /* the collection's embedder, opened; NULL when it has none or `mode` does not need one; a missing one is a warning and NULL */
 err  cli_embedder(cli *, collection *, search_mode, const char *asked, engine **);
@@ -61,6 +65,8 @@ err cmd_pull(cli *, int, char **), cmd_models(cli *, int, char **), cmd_info(cli
 err cmd_run(cli *, int, char **), cmd_chat(cli *, int, char **), cmd_embed(cli *, int, char **), cmd_bench(cli *, int, char **);
 err cmd_add(cli *, int, char **), cmd_docs(cli *, int, char **), cmd_remove(cli *, int, char **), cmd_text(cli *, int, char **), cmd_search(cli *, int, char **);
 err cmd_ask(cli *, int, char **), cmd_calibrate(cli *, int, char **), cmd_eval(cli *, int, char **);
+err cmd_merge(cli *, int, char **);
+err cmd_tune(cli *, int, char **), cmd_tune_check(cli *, int, char **), cmd_tune_train(cli *, int, char **);
 
 json_t *answer_json(const answer *);       /* what `ask --json` prints (cmd_ask.c) */
 json_t *rects_json(const place *);         /* one object for each rectangle of a PDF (cmd_docs.c) */
@@ -71,7 +77,7 @@ typedef struct {
     sample_opts sample;
     double      temp, top_p, min_p, penalty;
     i64         tokens, top_k, ctx;
-    list        stop;
+    list        stop, adapters;
     const char *probs;                      /* NULL: no table; "" or K */
     bool        ignore_end;
 } run_opts;
@@ -84,6 +90,7 @@ typedef struct {
         {"--repeat-penalty", "X", "lowers tokens of the last 64 (1: off)", OPT_F64, &(r).penalty},                                \
         {"--stop", "TEXT", "stops before this text; may be given several times", OPT_LIST, &(r).stop},                            \
         {"--probs", "K", "a table of the K likeliest next tokens at each step (10)", OPT_MAYBE, &(r).probs},                      \
+        {"--adapter", "PATH[:SCALE]", "what was taught, beside the model; may be given several times", OPT_LIST, &(r).adapters},   \
         {"--ctx", "N", "context to reserve, in tokens", OPT_I64, &(r).ctx},                                                       \
         {"--ignore-end", NULL, "goes on after the model's end token", OPT_FLAG, &(r).ignore_end}
 run_opts run_defaults(void);

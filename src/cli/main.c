@@ -20,11 +20,13 @@ const command command_table[] = {
     {"search", "documents", "QUERY --in COLLECTION", "find passages", "문서에서 찾습니다", "maru search '연차 이월' --in demo -k 3", cmd_search},
     {"ask", "documents", "QUESTION --in COLLECTION", "an answer whose every sentence cites", "문서를 근거로 답합니다", "maru ask '연차는 며칠까지 이월할 수 있나요?' --in demo", cmd_ask, true},
     {"calibrate", "documents", "--in COLLECTION", "set when to say that the documents do not answer", "답하지 않을 기준을 정합니다", "maru calibrate --in demo", cmd_calibrate, true},
+    {"tune", "adapt", "MODEL DATA -o OUT --train WAY", "teach a model; tune check DATA -m MODEL: what it would learn", "모델을 가르칩니다 (tune check: 무엇을 배울지)", "maru tune smollm2-135m samples/tune/reviews.tsv -o /tmp/reviews --train lora:8", cmd_tune, true},
+    {"merge", "adapt", "MODEL ADAPTER[:SCALE]... -o OUT", "an adapter into the weights, and what that costs", "어댑터를 가중치에 합치고 그 오차를 알립니다", "maru merge smollm2-135m /tmp/reviews -o reviews.gguf", cmd_merge},
     {"eval", "measure", "nll|retrieval|answers ...", "likelihood, retrieval, answers, with intervals", "우도, 검색, 답변을 잽니다", "maru eval nll smollm2-135m README.md", cmd_eval},
     {"bench", "measure", "MODEL", "speed against this machine's limits", "이 기계의 한계에 견준 속도", "maru bench smollm2-135m -p 64 -n 16", cmd_bench},
 };
 static const struct { const char *name, *en, *ko; } groups[] = {
-    {"models", "use a model", "모델 쓰기"}, {"documents", "ask documents", "문서에 묻기"}, {"measure", "measure", "재기"}};
+    {"models", "use a model", "모델 쓰기"}, {"documents", "ask documents", "문서에 묻기"}, {"adapt", "adapt a model", "모델 맞추기"}, {"measure", "measure", "재기"}};
 
 atomic_bool cli_cancel;
 
@@ -56,11 +58,12 @@ static bool wants_json(int argc, char **argv)
     return false;
 }
 
-static int fail(err e, bool json)
+static int fail(err e, bool json, json_t *with)
 {
     if (json) {
-        json_t *o = json_pack("{s:{s:s,s:o}}", "error", "code", err_name(e.code), "message", json_str(str_of(e.what)));
-        json_dumpf(o, stdout, JSON_COMPACT);
+        json_t *o = with ? json_incref(with) : json_object();
+        json_set(o, "error", json_pack("{s:s,s:o}", "code", err_name(e.code), "message", json_str(str_of(e.what))));
+        json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
         printf("\n");
         json_decref(o);
     } else {
@@ -79,7 +82,7 @@ static int run(const command *k, int argc, char **argv)
     int code = 0;
     if (e.code == ERR_CANCELLED && !*e.what) { /* --help */
     } else if (e.code) {
-        code = fail(e, wants_json(argc, argv));
+        code = fail(e, wants_json(argc, argv), c.report ? c.out : NULL);
     } else if (c.json) {
         json_dumpf(c.out, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
         printf("\n");
@@ -104,9 +107,9 @@ int main(int argc, char **argv)
         return 0;
     }
     err e = cpu_init();
-    if (e.code) return fail(e, wants_json(argc, argv));
+    if (e.code) return fail(e, wants_json(argc, argv), NULL);
     for (usize i = 0; i < COUNT_OF(command_table); i++)
         if (!strcmp(argv[1], command_table[i].name)) return run(&command_table[i], argc - 1, argv + 1);
-    if (argv[1][0] == '-') return fail(err_new(ERR_INPUT, L("%s이(가) 명령보다 앞에 있습니다: maru COMMAND 다음에 선택 사항을 씁니다", "%s before a command: expected maru COMMAND, then its options"), argv[1]), wants_json(argc, argv));
-    return fail(err_new(ERR_INPUT, L("\"%s\" 명령이 없습니다: maru --help가 보여 줍니다", "no command \"%s\": maru --help lists them"), argv[1]), wants_json(argc, argv));
+    if (argv[1][0] == '-') return fail(err_new(ERR_INPUT, L("%s이(가) 명령보다 앞에 있습니다: maru COMMAND 다음에 선택 사항을 씁니다", "%s before a command: expected maru COMMAND, then its options"), argv[1]), wants_json(argc, argv), NULL);
+    return fail(err_new(ERR_INPUT, L("\"%s\" 명령이 없습니다: maru --help가 보여 줍니다", "no command \"%s\": maru --help lists them"), argv[1]), wants_json(argc, argv), NULL);
 }

@@ -156,6 +156,7 @@ static int by_name(const void *a, const void *b, void *labels)
 static err sort_labels(tune_data *d)
 {
     usize n = d->n_labels;
+    if (!n) return OK;
     u32 *order = mem_array(u32, n + 1), *now = mem_array(u32, n + 1);
     tune_label *sorted = mem_array(tune_label, n + 1);
     err bad = order && now && sorted ? OK : no_memory();
