@@ -68,7 +68,8 @@ typedef struct {
     int                n_top;               /* wanted size of gen_token.top, 0: none, at most 1000 */
     bool               special;             /* control tokens give their text */
     bool               ignore_end;          /* end tokens do not stop */
-    float             *score;               /* [n] or NULL: ln p(ids[i] | ids[0..i-1]); score[0] = 0. Computes the whole prefix anew */
+    float             *score;               /* [n] or NULL: ln p(ids[i] | ids[0..i-1]); score[0] = 0. Nothing is generated then */
+    usize              score_from;          /* tokens before this one are not scored (0) and may be cached */
     err              (*token)(void *ctx, const gen_token *); /* on the caller's thread, in order; an error cancels. NULL is fine */
     void              *ctx;
     const atomic_bool *cancel;              /* polled; NULL is fine */

@@ -300,13 +300,16 @@ static err claim_room(engine *e, const batch *b, int at, usize n)
     return bad;
 }
 
-/* ln p of every token of the prefix: the whole prefix in small chunks with logits for all rows. Nothing else runs meanwhile, so
- * whoever holds pages gives them up if need be. */
+/* ln p of the prefix's tokens from score_from on: in small chunks with logits for all rows; what lies before is taken from the cache or
+ * read without logits. Nothing else runs meanwhile, so whoever holds pages gives them up if need be. */
 static err job_score(engine *e, job *j)
 {
     const gen_request *q = j->req;
-    q->score[0] = 0;
-    sequence_drop(&e->pg, &j->s->seq);
+    usize first = j->front + (q->score_from > 0 ? q->score_from : 1); /* position; the row before foretells it */
+    for (usize i = 0; i < q->n && i < (q->score_from > 0 ? q->score_from : 1); i++) q->score[i] = 0;
+    if (q->score_from > 1) sequence_match(&e->pg, &j->s->seq, j->front ? j->whole.id : q->ids, first - 1);
+    else sequence_drop(&e->pg, &j->s->seq);
+    j->fed = j->s->seq.tok.n;
     err bad = make_room(e, j, total_of(j));
     for (int k = e->n_active - 1; k >= 0 && bad.code == ERR_NOMEM; k--) {
         if (e->active[k]->s->seq.n_page) job_yield(e, e->active[k]);
@@ -317,13 +320,16 @@ static err job_score(engine *e, job *j)
     while (j->fed < total_of(j)) {
         batch      b = batch_new(e);
         plan_slot *slot;
-        usize      from = j->fed, n = total_of(j) - from < SCORE_ROWS ? total_of(j) - from : SCORE_ROWS;
+        usize      from = j->fed, silent = from + 1 < first ? first - 1 - from : 0, most = silent ? (usize)e->max_rows : SCORE_ROWS;
+        usize      n = silent ? silent : total_of(j) - from;
+        if (n > most) n = most;
         if (atomic_load(&j->cancelled) || atomic_load(&e->closing))
             return err_new(ERR_CANCELLED, atomic_load(&e->closing) ? "the engine is closing" : "cancelled");
         batch_piece(e, &b, j, n);
-        b.outs = bucket((i64)n);
+        b.outs = silent ? 0 : bucket((i64)n);
         for (i64 i = 0; i < b.outs; i++) b.out_row[i] = i < (i64)n ? (i32)i : -1;
         TRY(batch_run(e, &b, &slot));
+        if (silent) continue;
         const float *logits = tensor_peek(slot->p, slot->io.logits);
         CHECK(logits);
         for (usize i = 0; i < n; i++) {

@@ -41,7 +41,7 @@ static err score_question(const asking *a, const char *user, double *mean, usize
     if (!bad.code && !score) bad = no_memory;
     usize asked = t.n - from;
     if (!bad.code && asked && asked <= QUESTION_TOKENS && (i64)t.n < m->h.n_ctx) {
-        gen_request q = {.ids = t.id, .n = t.n, .sample = {.top_p = 1, .repeat_penalty = 1}, .score = score, .cancel = a->cancel};
+        gen_request q = {.ids = t.id, .n = t.n, .sample = {.top_p = 1, .repeat_penalty = 1}, .score = score, .score_from = from, .cancel = a->cancel};
         gen_result r;
         bad = session_generate(a->s, &q, &r);
         if (!bad.code && r.finish == FINISH_CANCELLED) bad = err_new(ERR_CANCELLED, "interrupted");

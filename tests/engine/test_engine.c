@@ -266,6 +266,13 @@ static void scores_equal_logprobs(void **state)
     assert_ok(session_open(&s, e, 1));
     assert_ok(session_generate(s, &q, NULL));
     for (usize i = 0; i < g.out.n; i++) assert_true(score[n + i] == g.logprob[i]);
+    for (usize from = 1; from < t.n; from += 5) { /* the same values for a part, whatever of the rest was cached */
+        float part[256] = {0};
+        assert_true(t.n <= COUNT_OF(part));
+        q.score = part, q.score_from = from;
+        assert_ok(session_generate(s, &q, NULL));
+        for (usize i = 0; i < t.n; i++) assert_true(part[i] == (i < from ? 0 : score[i]));
+    }
     session_close(s);
     free(score);
     ids_free(&t);
