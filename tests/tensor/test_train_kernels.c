@@ -267,6 +267,33 @@ static void every_type_and_layout(void **state)
     }
 }
 
+/* groups of rows at once: the very floats of weight_decode, from any block on, and not a float beside them */
+static void groups_decode_alike(void **state)
+{
+    (void)state;
+    enum { K = 1280, STRIDE = K + 3 };
+    static float found[8 * STRIDE];
+    for (usize i = 0; i < COUNT_OF(weights); i++) {
+        dtype t = weights[i].type;
+        if (weights[i].lay != LAYOUT_R8) continue;
+        job j = job_make(t, LAYOUT_R8, K, 13, 1, 0);
+        const i64 block = dtype_table[t].block;
+        for (int level = CPU_GENERIC; level <= (int)cpu_best(); level++)
+            for (i64 from = 0; from < K; from += block)
+                for (i64 n = block; n <= K - from; n += 3 * block) {
+                    for (usize e = 0; e < COUNT_OF(found); e++) found[e] = 12345;
+                    const u8 *second = (const u8 *)j.w + weight_bytes(t, LAYOUT_R8, K, 8);
+                    kern_get((cpu_level)level)->decode8[t](second, from, n, found, STRIDE);
+                    for (i64 row = 0; row < 8; row++) {
+                        const float *want = j.f + (8 + row) * K + from;
+                        if (row < 5) assert_memory_equal(found + row * STRIDE, want, sizeof *want * (usize)n);
+                        for (i64 e = row < 5 ? n : STRIDE; e < STRIDE; e++) assert_true(found[row * STRIDE + e] == 12345);
+                    }
+                }
+        job_free(&j);
+    }
+}
+
 static void odd_shapes(void **state)
 {
     (void)state;
@@ -463,6 +490,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_and_layout),
+        cmocka_unit_test(groups_decode_alike),
         cmocka_unit_test(odd_shapes),
         cmocka_unit_test(threads_and_levels_do_not_matter),
         cmocka_unit_test(rows_stand_alone),

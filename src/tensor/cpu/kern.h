@@ -104,6 +104,9 @@ typedef struct kern {
      * bits and no speed where, as on Zen, multiplications and additions have ports of their own. */
     void  (*outer)(const outer_tile *);
     void  (*turn)(const float *rows, i64 stride, i64 n, float *panel); /* 16 rows of n -> [16, n] */
+    /* body_decode.c: values [k_from, k_from + n), whole blocks, of the 8 rows of a group; row i to dst + i * stride. The bits of
+     * weight_decode */
+    void  (*decode8[DTYPE_COUNT])(const void *group, i64 k_from, i64 n, float *dst, i64 stride);
     /* q_*.c */
     void  (*quant)(const float *x, i64 k, void *xq);                 /* one row */
     /* one group of 8 rows (LAYOUT_R8) against n_cols quantised columns: y[c*y_stride + 0..7] */
@@ -120,6 +123,7 @@ void kern_body_rows_generic(kern *), kern_body_rows_avx2(kern *), kern_body_rows
 void kern_body_attend_generic(kern *), kern_body_attend_avx2(kern *), kern_body_attend_avx512(kern *);
 void kern_body_gemm_generic(kern *), kern_body_gemm_avx2(kern *), kern_body_gemm_avx512(kern *);
 void kern_body_grad_generic(kern *), kern_body_grad_avx2(kern *), kern_body_grad_avx512(kern *); /* called by kern_body_attend_* */
+void kern_body_decode_generic(kern *), kern_body_decode_avx2(kern *), kern_body_decode_avx512(kern *);
 void kern_limits_generic(kern *), kern_limits_avx2(kern *), kern_limits_avx512(kern *);
 void kern_q_generic(kern *), kern_q_avx2(kern *), kern_q_avx512(kern *);
 #endif

@@ -41,13 +41,20 @@ static float *panels_of(float *scratch) { return scratch + (OUTER_LANES + OUTER_
 
 static float *row_at(float_rows f, i64 i) { return f.base + f.stride * (f.list ? f.list[i] : i); }
 
-/* values [k_from, k_from + n) of a row of w: where they are, or decoded into dst */
-static const float *part_of_row(const tensor *w, i64 slot, i64 row, i64 k_from, i64 n, float *dst)
+/* values [k_from, k_from + n) of rows [row, row + n_rows) of w, row a multiple of 8, n_rows at most OUTER_LANES: where they are,
+ * or decoded into dst, rows BLOCK apart */
+static float_rows part_of_rows(const cpu_run *r, const tensor *w, i64 slot, i64 row, i64 n_rows, i64 k_from, i64 n, float *dst)
 {
-    const u8 *base = (const u8 *)w->data + (usize)slot * weight_bytes(w->type, w->lay, w->n[0], w->n[1]);
-    if (w->type == F32) return (const float *)(const void *)base + row * w->n[0] + k_from;
-    weight_decode_part(w->type, w->lay, w->n[0], base, row, k_from, n, dst);
-    return dst;
+    const i64 k = w->n[0];
+    u8 *base = (u8 *)w->data + (usize)slot * weight_bytes(w->type, w->lay, k, w->n[1]);
+    if (w->type == F32) return (float_rows){(float *)(void *)base + row * k + k_from, k, NULL};
+    if (w->lay == LAYOUT_R8)
+        for (i64 i = 0; i < n_rows; i += 8)
+            r->k->decode8[w->type](base + (usize)((row + i) / 8) * weight_bytes(w->type, w->lay, k, 8), k_from, n,
+                                   dst + i * BLOCK, BLOCK);
+    else
+        for (i64 i = 0; i < n_rows; i++) weight_decode_part(w->type, w->lay, k, base, row + i, k_from, n, dst + i * BLOCK);
+    return (float_rows){dst, BLOCK, NULL};
 }
 
 /* Rows of which a block takes a part lie pages apart, where no hardware looks ahead. */
@@ -64,6 +71,18 @@ static void into_panels(float *panels, i64 n_steps, i64 s, const float *row, i64
     for (; n >= OUTER_LANES; n -= OUTER_LANES, row += OUTER_LANES, to += n_steps * OUTER_LANES)
         memcpy(to, row, sizeof *to * OUTER_LANES);
     for (i64 i = 0; n && i < OUTER_LANES; i++) to[i] = i < n ? row[i] : 0;
+}
+
+/* `some` rows of n as OUTER_LANES of them in dst, zeros behind */
+static float_rows with_zeros(float_rows from, i64 some, i64 n, float *dst)
+{
+    for (i64 i = 0; i < OUTER_LANES; i++) {
+        if (i >= some)
+            memset(dst + i * BLOCK, 0, sizeof *dst * (usize)n);
+        else if (from.base != dst)
+            memcpy(dst + i * BLOCK, row_at(from, i), sizeof *dst * (usize)n);
+    }
+    return (float_rows){dst, BLOCK, NULL};
 }
 
 /* y rows [from, to), values [y_at, y_at + n): terms [a_at, a_at + n_steps) of rows a. Their terms are copied: as they lie, at
@@ -87,22 +106,15 @@ static void meet_rows(const cpu_run *r, float *scratch, outer_tile o, float_rows
 void product_y(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows x, float_rows y, area me)
 {
     float *panels = panels_of(scratch);
-    const i64 k = w->n[0];
-    const bool plain = w->type == F32;
     if (me.b_to <= me.b_from) return;
     for (i64 n = me.a_from; n < me.a_to; n += BLOCK)
-        for (i64 at = 0; at < k; at += BLOCK) {
-            i64 rows = i64_min(BLOCK, me.a_to - n), steps = i64_min(BLOCK, k - at);
+        for (i64 at = 0; at < w->n[0]; at += BLOCK) {
+            i64 rows = i64_min(BLOCK, me.a_to - n), steps = i64_min(BLOCK, w->n[0] - at);
             for (i64 i = 0; i < rows; i += OUTER_LANES) {
                 i64 some = i64_min(OUTER_LANES, rows - i);
-                const float *from = plain && some == OUTER_LANES ? part_of_row(w, slot, n + i, at, steps, NULL) : scratch;
-                for (i64 j = 0; from == scratch && j < OUTER_LANES; j++) {
-                    float *to = scratch + j * BLOCK;
-                    const float *row = j < some ? part_of_row(w, slot, n + i + j, at, steps, to) : NULL;
-                    if (row && row != to) memcpy(to, row, sizeof *to * (usize)steps);
-                    if (!row) memset(to, 0, sizeof *to * (usize)steps);
-                }
-                r->k->turn(from, from == scratch ? BLOCK : k, steps, panels + i * steps);
+                float_rows from = part_of_rows(r, w, slot, n + i, some, at, steps, scratch);
+                if (some < OUTER_LANES) from = with_zeros(from, some, steps, scratch);
+                r->k->turn(from.base, from.stride, steps, panels + i * steps);
             }
             outer_tile o = {.b = panels, .n_steps = steps, .n = rows, .add = at > 0};
             meet_rows(r, scratch, o, x, at, y, n, me.b_from, me.b_to);
@@ -116,7 +128,14 @@ void product_x(const cpu_run *r, float *scratch, const tensor *w, i64 slot, floa
     for (i64 at = me.a_from; at < me.a_to; at += BLOCK)
         for (i64 n = 0; n < w->n[1]; n += BLOCK) {
             i64 wide = i64_min(BLOCK, me.a_to - at), steps = i64_min(BLOCK, w->n[1] - n);
-            for (i64 s = 0; s < steps; s++) into_panels(panels, steps, s, part_of_row(w, slot, n + s, at, wide, scratch), wide);
+            for (i64 s = 0; s < steps; s += OUTER_LANES) {
+                i64 some = i64_min(OUTER_LANES, steps - s), next = i64_min(OUTER_LANES, steps - s - some);
+                float_rows from = part_of_rows(r, w, slot, n + s, some, at, wide, scratch);
+                for (i64 j = 0; j < some; j++) {
+                    if (w->type == F32 && j < next) fetch_soon(row_at(from, j + some), wide);
+                    into_panels(panels, steps, s + j, row_at(from, j), wide);
+                }
+            }
             outer_tile o = {.b = panels, .n_steps = steps, .n = wide, .add = n > 0};
             meet_rows(r, scratch, o, dy, n, dx, at, me.b_from, me.b_to);
         }
