@@ -143,16 +143,44 @@ json_t *json_f(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 void    json_set(json_t *o, const char *key, json_t *value) { json_object_set_new_nocheck(o, key, value); }
 void    json_push(json_t *a, json_t *value) { json_array_append_new(a, value); }
 
-err cli_engine(cli *c, engine **e, const char *name, i64 kv_tokens)
+err cli_adapter_spec(const char *word, char **path, double *scale)
 {
-    char *path = NULL;
+    const char *colon = strrchr(word, ':');
+    *scale = 1;
+    if (file_exists(word) || !colon || !str_f64(str_of(colon + 1), scale) || !isfinite(*scale)) colon = NULL, *scale = 1;
+    *path = mem_strndup(word, colon ? (usize)(colon - word) : strlen(word));
+    return *path ? OK : err_new(ERR_NOMEM, "out of memory");
+}
+
+static err adapters_of(const list *words, engine_adapter **out)
+{
+    *out = mem_array(engine_adapter, words->n + 1);
+    if (!*out) return err_new(ERR_NOMEM, "out of memory");
+    for (usize i = 0; i < words->n; i++) {
+        char  *path;
+        double scale;
+        TRY(cli_adapter_spec(words->v[i], &path, &scale));
+        (*out)[i] = (engine_adapter){path, (float)scale, 0};
+    }
+    return OK;
+}
+
+err cli_engine(cli *c, engine **e, const char *name, i64 kv_tokens) { return cli_engine_with(c, e, name, kv_tokens, &(list){0}); }
+
+err cli_engine_with(cli *c, engine **e, const char *name, i64 kv_tokens, const list *adapters)
+{
+    char           *path = NULL;
+    engine_adapter *a = NULL;
     *e = NULL;
     TRY(model_resolve(&path, name));
-    engine_opts o = {.threads = (int)c->threads, .kv_tokens = kv_tokens};
+    err         bad = adapters_of(adapters, &a);
+    engine_opts o = {.threads = (int)c->threads, .kv_tokens = kv_tokens, .adapters = a, .n_adapters = (int)adapters->n};
     bool        say = !c->quiet && isatty(2);
     if (say) fprintf(stderr, "%s %s...\r", L("여는 중", "opening"), name);
-    err bad = engine_open(e, path, &o);
+    if (!bad.code) bad = engine_open(e, path, &o);
     if (say) fprintf(stderr, "\033[K");
+    for (usize i = 0; a && i < adapters->n; i++) mem_free((void *)(uintptr_t)a[i].path);
+    mem_free(a);
     mem_free(path);
     return bad;
 }

@@ -70,12 +70,14 @@ err cmd_ask(cli *c, int argc, char **argv)
 {
     const char *in = NULL, *model_name = NULL, *mode = "auto", *owner = NULL, *filter = NULL, *asked = NULL;
     i64         k = 0, tokens = 0, sentences = 0;
+    list        adapters = {0};
     ask_opts    o = {.cancel = &cli_cancel};
     option      opt[] = {{"--in", "COLLECTION", "the collection", OPT_STR, &in}, {"-m --model", "MODEL", "writes the answer; without one the best sentences are quoted", OPT_STR, &model_name},
                          {"--threshold", "T", "how well the documents must answer, 0 to 1 (from calibrate)", OPT_F64, &o.threshold, &o.threshold_given}, {"--always-answer", NULL, "never refuses", OPT_FLAG, &o.always_answer},
                          {"-k", "N", "passages given to the model (4)", OPT_I64, &k}, {"-n --tokens", "N", "longest answer (160)", OPT_I64, &tokens}, {"--sentences", "N", "quoted without a model (2)", OPT_I64, &sentences},
                          {"--mode", "bm25|dense|hybrid", "how passages are found", OPT_STR, &mode}, {"--owner", "NAME", "only this owner's documents", OPT_STR, &owner}, {"--filter", "JSON", "only documents with these attributes", OPT_STR, &filter},
-                         {"-e --embedder", "EMBEDDER", "the collection's embedder, at another place", OPT_STR, &asked}};
+                         {"-e --embedder", "EMBEDDER", "the collection's embedder, at another place", OPT_STR, &asked},
+                         {"--adapter", "PATH[:SCALE]", "what was taught, beside the model; may be given several times", OPT_LIST, &adapters}};
     collection *col = NULL;
     engine     *e = NULL;
     answer      a = {0};
@@ -83,6 +85,7 @@ err cmd_ask(cli *c, int argc, char **argv)
     err         bad;
     PARSE(c, opt, 1, 1);
     if (!in) return cli_missing("--in COLLECTION");
+    if (adapters.n && !model_name) return err_new(ERR_INPUT, "--adapter goes with -m MODEL");
     if (k < 0 || k > 32 || tokens < 0 || sentences < 0 || sentences > 10) return err_new(ERR_INPUT, "expected -k 1 to 32, -n at least 1, --sentences 1 to 10");
     TRY(search_options(mode, "blend", 0.5, 10, &o.search));
     TRY(collection_open(&col, in, COLLECTION_READ));
@@ -93,7 +96,7 @@ err cmd_ask(cli *c, int argc, char **argv)
     o.passages = (int)k;
     o.max_tokens = tokens;
     o.sentences = (int)sentences;
-    if (model_name) TRY_TO(done, cli_engine(c, &o.model, model_name, 0));
+    if (model_name) TRY_TO(done, cli_engine_with(c, &o.model, model_name, 0, &adapters));
     if (model_name && !c->json) o.stream = stream_out, o.ctx = &streamed;
     TRY_TO(done, collection_ask(col, c->arg.v[0], &o, &a));
     if (c->json) json_decref(c->out), c->out = answer_json(&a);
@@ -102,6 +105,7 @@ err cmd_ask(cli *c, int argc, char **argv)
         answer_print(&a, streamed && !a.refused);
     }
 done:
+    mem_free(adapters.v);
     answer_free(&a);
     collection_close(col);
     engine_close(o.model);

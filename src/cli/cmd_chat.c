@@ -113,7 +113,7 @@ err cmd_chat(cli *c, int argc, char **argv)
     PARSE(c, opt, 1, 1);
     if (c->json && !once) return err_new(ERR_INPUT, "--json needs --once TEXT");
     TRY(run_check(&t.o));
-    err bad = cli_engine(c, &t.e, c->arg.v[0], t.o.ctx);
+    err bad = cli_engine_with(c, &t.e, c->arg.v[0], t.o.ctx, &t.o.adapters);
     if (!bad.code) bad = session_open(&t.s, t.e, 0);
     if (!bad.code) bad = begin(&t);
     if (!bad.code) bad = once ? turn(&t, once) : converse(&t);
@@ -122,5 +122,6 @@ err cmd_chat(cli *c, int argc, char **argv)
     forget(&t);
     mem_free(t.m);
     mem_free(t.o.stop.v);
+    mem_free(t.o.adapters.v);
     return bad;
 }

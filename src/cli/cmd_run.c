@@ -121,7 +121,7 @@ static err run_prompt(cli *c, run_opts *o, const char *name, str prompt)
     session *s = NULL;
     ids      tok = {0};
     buf      text = {0};
-    err      bad = cli_engine(c, &e, name, o->ctx);
+    err      bad = cli_engine_with(c, &e, name, o->ctx, &o->adapters);
     if (!bad.code) bad = tokenize(engine_model(e)->tok, prompt, TOKENIZE_BOS | TOKENIZE_SPECIAL, &tok);
     if (!bad.code) bad = session_open(&s, e, 0);
     if (!bad.code && !c->json && !o->probs) cli_print(prompt);
@@ -150,6 +150,7 @@ err cmd_run(cli *c, int argc, char **argv)
     else bad = cli_file("-", &b);
     if (!bad.code) bad = run_prompt(c, &o, c->arg.v[0], buf_view(&b));
     mem_free(o.stop.v);
+    mem_free(o.adapters.v);
     buf_free(&b);
     return bad;
 }

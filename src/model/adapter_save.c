@@ -123,8 +123,39 @@ static err list_pairs(saver *s, lora_config *c)
 }
 
 /* ---- the rest ----------------------------------------------------------------------------------------------------------- */
+/* A part of a fused tensor that was trained whole: the other parts are written as the model has them. NULL in *out: not the first
+ * part of its tensor, nothing is left to write. */
+static err fuse_whole(saver *s, const whole_tensor *w, whole_tensor *out)
+{
+    model_weight *part[3];
+    int layer, at = 0;
+    char which;
+    *out = *w;
+    if (!s->m->arch->fused || sscanf(w->name, "blk.%d.attn_%c.%n", &layer, &which, &at) != 2 || !at || !strchr("qkv", which)) return OK;
+    snprintf(out->name, sizeof out->name, "blk.%d.attn_qkv.%s", layer, w->name + at);
+    if (!adapter_fused(s->m, out->name, part)) return err_new(ERR_BUG, "%s: no tensor that it is a part of", w->name);
+    i64 each = 0, k = part[0]->k;
+    for (int i = 0; i < 3; i++) each += part[i]->k * part[i]->n;
+    out->n = part[0]->n == 1 ? 1 : each / k, out->k = part[0]->n == 1 ? each : k;
+    float *to = out->data = arena_take(s->own, sizeof *to * (usize)each);
+    if (!to) return no_memory();
+    for (int i = 0; i < 3; to += part[i]->k * part[i]->n, i++) {
+        const whole_tensor *own = NULL;
+        for (usize j = 0; j < s->f->n_whole; j++)
+            if (!strcmp(s->f->whole[j].name, part[i]->name)) own = &s->f->whole[j];
+        if (own && own < w) return out->data = NULL, OK; /* written with that one */
+        if (own) memcpy(to, own->data, sizeof *to * (usize)(own->k * own->n));
+        else weight_decode(part[i]->type, part[i]->lay, part[i]->k, part[i]->data, 0, part[i]->n, to);
+    }
+    return OK;
+}
+
 static err list_whole(saver *s, const whole_tensor *w, json_t *modules, bool peft)
 {
+    whole_tensor fused;
+    TRY(fuse_whole(s, w, &fused));
+    if (!fused.data) return OK;
+    w = &fused;
     char *hf;
     row_order order;
     TRY(hf_name(s, w->name, &hf, &order));
