@@ -37,8 +37,10 @@ static void put_run(const report *r, const i32 *id, usize n, bool learned)
     buf b = {0};
     stream_decoder_init(&out, r->tok, true);
     out.started = true;
-    if (learned) fputs(r->colour ? "\033[1;32m" : "⟦", stdout);
-    else if (r->colour) fputs("\033[2m", stdout);
+    if (learned)
+        fputs(r->colour ? "\033[1;32m" : "⟦", stdout);
+    else if (r->colour)
+        fputs("\033[2m", stdout);
     for (usize i = 0; i < n; i++) {
         if (n > LONG_RUN && i == HEAD) {
             stream_decoder_end(&out, &b);
@@ -49,8 +51,10 @@ static void put_run(const report *r, const i32 *id, usize n, bool learned)
     }
     stream_decoder_end(&out, &b);
     put_text(buf_view(&b));
-    if (r->colour) fputs("\033[0m", stdout);
-    else if (learned) fputs("⟧", stdout);
+    if (r->colour)
+        fputs("\033[0m", stdout);
+    else if (learned)
+        fputs("⟧", stdout);
     buf_free(&b);
 }
 
@@ -92,10 +96,13 @@ static void lengths(const report *r, const u32 *sorted, usize n)
     json_set(o, "median", json_integer(sorted[n / 2]));
     json_set(o, "p90", json_integer(sorted[n * 9 / 10]));
     json_set(o, "max", json_integer(sorted[n - 1]));
-    if (!r->c->json) printf("\n%s  %s %u, p90 %u, %s %u\n", L("길이 (토큰)", "lengths in tokens"), L("중앙값", "median"), sorted[n / 2], sorted[n * 9 / 10], L("최대", "most"), sorted[n - 1]);
+    if (!r->c->json)
+        printf("\n%s  %s %u, p90 %u, %s %u\n", L("길이 (토큰)", "lengths in tokens"), L("중앙값", "median"), sorted[n / 2],
+               sorted[n * 9 / 10], L("최대", "most"), sorted[n - 1]);
     for (int k = 0; k < 32; k++) {
         if (!count[k]) continue;
-        json_push(rows, json_pack("{s:I,s:I,s:I}", "from", (json_int_t)1 << k, "to", ((json_int_t)1 << (k + 1)) - 1, "samples", (json_int_t)count[k]));
+        json_push(rows, json_pack("{s:I,s:I,s:I}", "from", (json_int_t)1 << k, "to", ((json_int_t)1 << (k + 1)) - 1, "samples",
+                                  (json_int_t)count[k]));
         if (r->c->json) continue;
         printf("  %7lld-%-7lld %8zu ", 1ll << k, (1ll << (k + 1)) - 1, count[k]);
         for (usize i = 0; i < (count[k] * 40 + most - 1) / most; i++) fputs("█", stdout);
@@ -114,10 +121,12 @@ static err print_packing(const report *r, u32 longest)
     for (usize i = 0; i < p->n_packs; i++) rows += p->pack[i].rows;
     double used = p->n_packs ? (double)rows / ((double)p->n_packs * (double)p->o.batch_tokens) : 0;
     double padded = (double)rows / ((double)r->d->n_samples * (double)i64_max(1, (i64)longest - !r->d->o.head));
-    json_set(r->c->out, "packing", json_pack("{s:I,s:I,s:I,s:f,s:f}", "batch_tokens", (json_int_t)p->o.batch_tokens, "batches", (json_int_t)p->n_packs, "rows", (json_int_t)rows, "efficiency", used, "padded_efficiency", padded));
+    json_set(r->c->out, "packing",
+             json_pack("{s:I,s:I,s:I,s:f,s:f}", "batch_tokens", (json_int_t)p->o.batch_tokens, "batches", (json_int_t)p->n_packs,
+                       "rows", (json_int_t)rows, "efficiency", used, "padded_efficiency", padded));
     if (!r->c->json)
-        printf("\n%s  %zu × %lld %s, %.1f %% %s (%s %.1f %%)\n", L("묶음", "packing"), p->n_packs, (long long)p->o.batch_tokens, L("토큰", "tokens"), used * 100, L("사용", "used"),
-               L("채워 넣으면", "padded to the longest:"), padded * 100);
+        printf("\n%s  %zu × %lld %s, %.1f %% %s (%s %.1f %%)\n", L("묶음", "packing"), p->n_packs, (long long)p->o.batch_tokens,
+               L("토큰", "tokens"), used * 100, L("사용", "used"), L("채워 넣으면", "padded to the longest:"), padded * 100);
     tune_packing_free(p);
     return OK;
 }
@@ -128,10 +137,15 @@ static void files(const report *r)
     for (usize i = 0; i < r->d->n_files; i++) {
         const tune_file *f = &r->d->file[i];
         const char *format = f->n_samples ? tune_format_name[f->format] : NULL;
-        if (format) json_set(formats, format, json_integer(json_integer_value(json_object_get(formats, format)) + (json_int_t)f->n_samples));
-        json_push(list_of, json_pack("{s:o,s:o,s:I,s:I,s:I}", "path", json_cstr(f->path), "format", json_cstr(format), "samples", (json_int_t)f->n_samples, "tokens", (json_int_t)f->tokens, "trainable_tokens", (json_int_t)f->targets));
+        if (format)
+            json_set(formats, format,
+                     json_integer(json_integer_value(json_object_get(formats, format)) + (json_int_t)f->n_samples));
+        json_push(list_of, json_pack("{s:o,s:o,s:I,s:I,s:I}", "path", json_cstr(f->path), "format", json_cstr(format), "samples",
+                                     (json_int_t)f->n_samples, "tokens", (json_int_t)f->tokens, "trainable_tokens",
+                                     (json_int_t)f->targets));
         if (r->c->json) continue;
-        printf("%-13s %8zu %s %10lld %s %10lld %s  ", format ? format : "-", f->n_samples, L("표본", "samples"), (long long)f->tokens, L("토큰", "tokens"), (long long)f->targets, L("학습", "learned"));
+        printf("%-13s %8zu %s %10lld %s %10lld %s  ", format ? format : "-", f->n_samples, L("표본", "samples"),
+               (long long)f->tokens, L("토큰", "tokens"), (long long)f->targets, L("학습", "learned"));
         cli_shown(stdout, f->path);
         printf("\n");
     }
@@ -155,7 +169,8 @@ static void labels(const report *r)
     if (!r->c->json) printf("\n%s  %s\n", L("틀", "template"), r->d->template);
     for (usize i = 0; i < r->d->n_labels; i++) {
         const tune_label *l = &r->d->label[i];
-        json_push(list_of, json_pack("{s:o,s:o,s:I}", "label", json_str(l->name), "word", json_str(l->word), "samples", (json_int_t)l->n));
+        json_push(list_of,
+                  json_pack("{s:o,s:o,s:I}", "label", json_str(l->name), "word", json_str(l->word), "samples", (json_int_t)l->n));
         if (r->c->json) continue;
         printf("  %8zu ", l->n);
         put_text(l->name);
@@ -165,21 +180,36 @@ static void labels(const report *r)
     }
 }
 
+static void print_problem(const report *r, const tune_problem *p)
+{
+    const char *on = r->colour && p->refuse ? "\033[1;31m" : "", *off = *on ? "\033[0m" : "";
+    printf("  %s%s%s %s", on, p->refuse ? L("거부", "refused") : L("알림", "note"), off, p->kind);
+    if (p->n > 1) printf(" (%u)", p->n);
+    printf(": ");
+    cli_shown(stdout, p->message);
+    printf("\n");
+}
+
+/* all of them as JSON; for people the first few of each kind in a file, and how many there are */
 static void problems(const report *r)
 {
+    enum { SHOWN = 4 };
     json_t *list_of = json_array();
+    if (r->d->n_problems && !r->c->json) printf("\n%s\n", L("문제", "problems"));
     for (usize i = 0; i < r->d->n_problems; i++) {
         const tune_problem *p = &r->d->problem[i];
-        json_push(list_of, json_pack("{s:s,s:b,s:o,s:I,s:I,s:o}", "kind", p->kind, "refused", p->refuse, "file", json_cstr(r->d->n_files ? r->d->file[p->file].path : NULL), "line", (json_int_t)p->line, "rows", (json_int_t)p->n, "message", json_str(str_of(p->message))));
-        if (r->c->json || i >= 40) continue;
-        if (!i) printf("\n%s\n", L("문제", "problems"));
-        printf("  %s%s%s %s", r->colour && p->refuse ? "\033[1;31m" : "", p->refuse ? L("거부", "refused") : L("알림", "note"), r->colour && p->refuse ? "\033[0m" : "", p->kind);
-        if (p->n > 1) printf(" (%u)", p->n);
-        printf(": ");
-        cli_shown(stdout, p->message);
-        printf("\n");
+        usize before = 0, after = 0;
+        json_push(list_of, json_pack("{s:s,s:b,s:o,s:I,s:I,s:o}", "kind", p->kind, "refused", p->refuse, "file",
+                                     json_cstr(r->d->n_files ? r->d->file[p->file].path : NULL), "line", (json_int_t)p->line,
+                                     "rows", (json_int_t)p->n, "message", json_str(str_of(p->message))));
+        if (r->c->json) continue;
+        for (usize k = 0; k < r->d->n_problems; k++)
+            if (r->d->problem[k].file == p->file && !strcmp(r->d->problem[k].kind, p->kind)) before += k<i, after += k> i;
+        if (before < SHOWN) print_problem(r, p);
+        if (before == SHOWN) printf("  ... %s: %zu %s\n", p->kind, after + 1, L("더", "more"));
     }
-    if (!r->c->json && r->d->n_problems > 40) printf("  ... %zu %s\n", r->d->n_problems - 40, L("더", "more"));
+    if (r->d->n_refused > r->d->n_problems && !r->c->json)
+        printf("  ... %zu %s\n", r->d->n_refused - r->d->n_problems, L("더", "more"));
     json_set(r->c->out, "problems", list_of);
     json_set(r->c->out, "refused", json_integer((json_int_t)r->d->n_refused));
 }
@@ -195,7 +225,8 @@ static err print_all(report *r)
     files(r);
     labels(r);
     if (!r->c->json && d->n_samples && r->show > 0) {
-        printf("\n%s\n", L("배우는 곳", r->colour ? "samples (what is learned stands out)" : "samples (what is learned stands in ⟦⟧)"));
+        printf("\n%s\n",
+               L("배우는 곳", r->colour ? "samples (what is learned stands out)" : "samples (what is learned stands in ⟦⟧)"));
         for (usize i = 0; i < d->n_samples && (i64)i < r->show; i++) show_sample(r, i);
     }
     if (d->n_samples) {

@@ -71,7 +71,8 @@ void data_note_special(tune_data *d, u32 line, str said)
     for (usize at = 0; at < said.n && bad.code != ERR_NOMEM; at++) {
         if (!d->reader->control_first[(u8)said.p[at]]) continue;
         found.n = 0;
-        bad = tokenize(d->m->tok, (str){said.p + at, (usize)i64_min((i64)(said.n - at), (i64)d->reader->control_most)}, TOKENIZE_SPECIAL, &found);
+        bad = tokenize(d->m->tok, (str){said.p + at, (usize)i64_min((i64)(said.n - at), (i64)d->reader->control_most)},
+                       TOKENIZE_SPECIAL, &found);
         if (bad.code || !found.n || token_kind_of(d->m->tok, found.id[0]) != TOKEN_CONTROL) continue;
         str piece = token_piece(d->m->tok, found.id[0]);
         data_note(d, "special-text", line, "\"%.*s\" is written in the text: it stays text and is no control token",
@@ -226,7 +227,8 @@ err data_add(tune_data *d, const data_row *row, const i32 *id, const u8 *learn, 
     if (n > ctx) {
         usize left = head ? 1 : learned(learn, ctx);
         if (!left) {
-            data_refuse(d, "no-target", r.line, "of %zu tokens the first %zu are kept, and none of those would be learned", n, ctx);
+            data_refuse(d, "no-target", r.line, "of %zu tokens the first %zu are kept, and none of those would be learned", n,
+                        ctx);
             return OK;
         }
         data_note(d, "truncated", r.line, "%zu tokens, cut to %zu: %zu of %zu targets are left", n, ctx, left, n_learn);
@@ -271,7 +273,8 @@ static err begin(tune_data **out, const model *m, const tune_opts *o)
     d->o = o ? *o : none;
     i64 most = m->h.n_ctx > 0 ? m->h.n_ctx : 1 << 20; /* a model of which only the tokenizer is open does not say */
     if (d->o.ctx < 0 || d->o.ctx == 1 || d->o.ctx > most)
-        return err_new(ERR_INPUT, "--ctx %lld: expected 2 to %lld tokens, the model's context", (long long)d->o.ctx, (long long)most);
+        return err_new(ERR_INPUT, "--ctx %lld: expected 2 to %lld tokens, the model's context", (long long)d->o.ctx,
+                       (long long)most);
     if (!d->o.ctx) d->o.ctx = i64_min(most, 2048);
     d->reader = mem_zero(sizeof *d->reader);
     if (!d->reader || !(d->reader->notes = map_new())) return no_memory();

@@ -1,10 +1,10 @@
 /* tune/data_chat.c - conversations through the model's own template, and which of the rendered bytes are learned.
  *
  * The template that serves the model renders with provenance (text.h), so no template has to mark what the assistant says and
- * none has to be patched. Learned are the spans of assistant messages and, between two spans of one message, the template's bytes;
- * behind them the tokens up to the first one that ends a turn. Where no such token follows, a control token that follows at once
- * is taken: models like GLM end a turn by opening the user's. In front of a tool call or of reasoning the template writes an
- * opening that the model has to write itself when served: whatever the generation prompt does not hold. */
+ * none has to be patched. Learned are the spans of assistant messages and, between two spans of one message, the template's
+ * bytes; behind them the tokens up to the first one that ends a turn. Where no such token follows, a control token that follows
+ * at once is taken: models like GLM end a turn by opening the user's. In front of a tool call or of reasoning the template writes
+ * an opening that the model has to write itself when served: whatever the generation prompt does not hold. */
 #include "tune/data_inside.h"
 #include <stdlib.h>
 
@@ -50,12 +50,15 @@ static bool talk_check(tune_data *d, u32 line, const json_t *messages)
         const char *role = string_of(m, "role");
         json_t *content = json_object_get(m, "content");
         bool calls = json_object_get(m, "tool_calls") || json_object_get(m, "reasoning_content");
-        if (!json_is_object(m) || !role) return data_refuse(d, "malformed", line, "message %zu: expected an object with \"role\" and \"content\"", i + 1), false;
+        if (!json_is_object(m) || !role)
+            return data_refuse(d, "malformed", line, "message %zu: expected an object with \"role\" and \"content\"", i + 1),
+                   false;
         if (!(json_is_string(content) || json_is_array(content) || calls))
             return data_refuse(d, "malformed", line, "message %zu (%s): expected \"content\", a text", i + 1, role), false;
         if (is_assistant(role) && json_is_string(content) && !json_string_length(content) && !calls)
             return data_refuse(d, "empty", line, "message %zu: the assistant says nothing", i + 1), false;
-        if (json_is_string(content) && !d->o.special) data_note_special(d, line, (str){json_string_value(content), json_string_length(content)});
+        if (json_is_string(content) && !d->o.special)
+            data_note_special(d, line, (str){json_string_value(content), json_string_length(content)});
     }
     return true;
 }
@@ -84,7 +87,8 @@ static err talk_begin(tune_data *d, const json_t *messages, const json_t *tools,
 
 static err talk_render(const tune_data *d, const talk *t, usize n, bool prompt, chat_output *out)
 {
-    chat_options o = {.bos = t->bos, .eos = t->eos, .add_generation_prompt = prompt, .tools_json = t->tools, .extra_json = t->extra};
+    chat_options o = {
+        .bos = t->bos, .eos = t->eos, .add_generation_prompt = prompt, .tools_json = t->tools, .extra_json = t->extra};
     return chat_render(d->m->chat, t->m, n, &o, out);
 }
 
@@ -100,7 +104,8 @@ static err prompt_length(const tune_data *d, const talk *t, usize n, str whole, 
 
 static bool spoken(const talk *t, const chat_span *s)
 {
-    return s->message >= 0 && (usize)s->message < t->n && t->learned[s->message] && (s->field == CHAT_CONTENT || s->field == CHAT_OTHER);
+    return s->message >= 0 && (usize)s->message < t->n && t->learned[s->message] &&
+           (s->field == CHAT_CONTENT || s->field == CHAT_OTHER);
 }
 
 /* w->byte[] from the spans; w->text is rendered */
@@ -154,8 +159,8 @@ static usize mark_end(const tune_data *d, data_draft *w, usize from, usize to)
     return 0;
 }
 
-/* What a template makes of a message behind the end of its turn (the name of the called tool, as the head of the tool's answer) is
- * not the assistant's any more. */
+/* What a template makes of a message behind the end of its turn (the name of the called tool, as the head of the tool's answer)
+ * is not the assistant's any more. */
 static void mark_ends(const tune_data *d, const talk *t, data_draft *w)
 {
     const chat_output *c = &w->text;
@@ -188,8 +193,9 @@ static err note_prompt(tune_data *d, u32 line, const talk *t, str whole)
     if (!last) return OK;
     TRY(prompt_length(d, t, last - 1, whole, &length));
     if (!length)
-        data_note(d, "prompt-differs", line,
-                  "the text in front of the last answer is not the template's generation prompt: when served the model sees another");
+        data_note(
+            d, "prompt-differs", line,
+            "the text in front of the last answer is not the template's generation prompt: when served the model sees another");
     return OK;
 }
 
@@ -200,8 +206,9 @@ err data_chat(tune_data *d, u32 line, json_t *messages, json_t *tools, json_t *e
     talk t = {0};
     err bad = OK;
     if (!m->chat)
-        return err_new(ERR_UNSUPPORTED, "%s has no chat template%s%s: conversations cannot be written for it", m->path ? m->path : "the model",
-                       m->chat_error ? " that could be read: " : "", m->chat_error ? m->chat_error : "");
+        return err_new(ERR_UNSUPPORTED, "%s has no chat template%s%s: conversations cannot be written for it",
+                       m->path ? m->path : "the model", m->chat_error ? " that could be read: " : "",
+                       m->chat_error ? m->chat_error : "");
     if (!talk_check(d, line, messages)) return OK;
     draft_begin(w);
     TRY_TO(done, talk_begin(d, messages, tools, extra, &t));
@@ -252,30 +259,37 @@ static json_t *call_of(const json_t *value)
 
 static json_t *turn_of(const json_t *o)
 {
-    static const char *const names[][2] = {{"human", "user"}, {"user", "user"}, {"gpt", "assistant"}, {"assistant", "assistant"}, {"chatgpt", "assistant"}, {"model", "assistant"}, {"bot", "assistant"},
-                                           {"system", "system"}, {"tool", "tool"}, {"observation", "tool"}, {"function_response", "tool"}};
+    static const char *const names[][2] = {
+        {"human", "user"},        {"user", "user"},        {"gpt", "assistant"},         {"assistant", "assistant"},
+        {"chatgpt", "assistant"}, {"model", "assistant"},  {"bot", "assistant"},         {"system", "system"},
+        {"tool", "tool"},         {"observation", "tool"}, {"function_response", "tool"}};
     const char *from = string_of(o, "from");
     json_t *value = json_object_get(o, "value");
     if (!from || !json_is_string(value)) return NULL;
     if (!strcmp(from, "function_call")) return call_of(value);
     for (usize i = 0; i < COUNT_OF(names); i++)
-        if (!strcmp(from, names[i][0])) return message_new(names[i][1], (str){json_string_value(value), json_string_length(value)});
+        if (!strcmp(from, names[i][0]))
+            return message_new(names[i][1], (str){json_string_value(value), json_string_length(value)});
     return NULL;
 }
 
 /* tools as a list, or as a text that holds one; each in the wrapping that templates expect. NULL: none */
 static json_t *tools_of(const json_t *given)
 {
-    json_t *list = json_is_string(given) ? json_loadb(json_string_value(given), json_string_length(given), 0, NULL) : json_incref((json_t *)(uintptr_t)given), *out = json_array(), *one;
+    json_t *list = json_is_string(given) ? json_loadb(json_string_value(given), json_string_length(given), 0, NULL)
+                                         : json_incref((json_t *)(uintptr_t)given),
+           *out = json_array(), *one;
     usize i;
-    json_array_foreach(list, i, one) json_array_append_new(out, json_object_get(one, "function") ? json_incref(one) : json_pack("{s:s,s:O}", "type", "function", "function", one));
+    json_array_foreach(list, i, one) json_array_append_new(
+        out, json_object_get(one, "function") ? json_incref(one) : json_pack("{s:s,s:O}", "type", "function", "function", one));
     json_decref(list);
     return out;
 }
 
 err data_conversation(tune_data *d, u32 line, json_t *row)
 {
-    json_t *given = json_object_get(row, "conversations"), *list = json_array(), *tools = tools_of(json_object_get(row, "tools")), *one;
+    json_t *given = json_object_get(row, "conversations"), *list = json_array(), *tools = tools_of(json_object_get(row, "tools")),
+           *one;
     const char *system = string_of(row, "system");
     usize i;
     err bad = list && tools ? OK : no_memory();
@@ -287,7 +301,10 @@ err data_conversation(tune_data *d, u32 line, json_t *row)
             json_array_append_new(list, m);
             continue;
         }
-        data_refuse(d, "malformed", line, "turn %zu: expected {\"from\",\"value\"}, from one of human, gpt, system, observation, function_call (with {\"name\",\"arguments\"})", i + 1);
+        data_refuse(d, "malformed", line,
+                    "turn %zu: expected {\"from\",\"value\"}, from one of human, gpt, system, observation, function_call (with "
+                    "{\"name\",\"arguments\"})",
+                    i + 1);
         goto done;
     }
     if (!bad.code) bad = data_chat(d, line, list, tools, NULL);

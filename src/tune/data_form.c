@@ -1,8 +1,8 @@
 /* tune/data_form.c - rows without a conversation: label rows in their form, prompt and completion, plain documents.
  *
  * The form is what a classifier by words sees: a template with {text} in it and a word for each label. It has to be the same in
- * training, scoring and serving, so tune_data_form is the one place that makes it. The options' text is the user's command line and
- * may hold control tokens; the rows' text may not. */
+ * training, scoring and serving, so tune_data_form is the one place that makes it. The options' text is the user's command line
+ * and may hold control tokens; the rows' text may not. */
 #include "tune/data_inside.h"
 #include <stdlib.h>
 
@@ -181,7 +181,8 @@ err form_finish(tune_data *d)
     bool used = d->n_labels && !d->form->given;
     for (usize i = 0; i < d->n_files; i++) used |= d->file[i].n_rows && d->file[i].format == TUNE_LABEL;
     if (!used) {
-        if (d->o.template || d->o.labels) data_note(d, "unused-form", 0, "no rows with a label: --template and --labels are not used");
+        if (d->o.template || d->o.labels)
+            data_note(d, "unused-form", 0, "no rows with a label: --template and --labels are not used");
         d->o.template = d->o.labels = NULL;
         return OK;
     }
@@ -248,7 +249,9 @@ err data_label(tune_data *d, u32 line, str text, str name)
     }
     if (!map_get(d->form->index, name, &label)) {
         if (d->form->given || d->n_labels >= LABELS_MAX || !name.n) {
-            data_refuse(d, "unknown-label", line, d->form->given ? "the label is \"%.*s\", expected one of --labels %s" : "the label is \"%.*s\", expected a label of at most 1,000 different ones%s",
+            data_refuse(d, "unknown-label", line,
+                        d->form->given ? "the label is \"%.*s\", expected one of --labels %s"
+                                       : "the label is \"%.*s\", expected a label of at most 1,000 different ones%s",
                         (int)i64_min(60, (i64)name.n), name.p ? name.p : "", d->form->given ? d->o.labels : "");
             return OK;
         }
@@ -260,7 +263,8 @@ err data_label(tune_data *d, u32 line, str text, str name)
     if (w->id.n > (usize)d->o.ctx && d->o.truncate) {
         usize n = w->id.n;
         TRY(shorten(d, w, &text, (i32)label));
-        if (w->id.n <= (usize)d->o.ctx) data_note(d, "truncated", line, "%zu tokens: the text lost its end, %zu are left", n, w->id.n);
+        if (w->id.n <= (usize)d->o.ctx)
+            data_note(d, "truncated", line, "%zu tokens: the text lost its end, %zu are left", n, w->id.n);
     }
     data_row r = {.line = line, .label = (i32)label};
     return data_add(d, &r, w->id.id, w->learn, w->id.n);
@@ -287,8 +291,9 @@ static err note_boundary(tune_data *d, u32 line, str prompt, const data_draft *w
     TRY(draft_put(w, prompt, d->o.special, false));
     TRY(draft_ids(d, w));
     if (w->id.n > whole->id.n || memcmp(w->id.id, whole->id.id, w->id.n * sizeof *w->id.id))
-        data_note(d, "boundary", line,
-                  "the prompt's last token reaches into the completion: asked with the prompt alone, the model sees other tokens");
+        data_note(
+            d, "boundary", line,
+            "the prompt's last token reaches into the completion: asked with the prompt alone, the model sees other tokens");
     return OK;
 }
 

@@ -7,11 +7,16 @@
 #include "tune/data.h"
 #include <jansson.h>
 
-enum { PROBLEMS_KEPT = 1000, ROW_MAX = 1 << 30 /* bytes of one row or document */, LOOKED_AT = 64 /* rows of a file whose prompts are compared */ };
+enum {
+    PROBLEMS_KEPT = 1000,
+    ROW_MAX = 1 << 30 /* bytes of one row or document */,
+    LOOKED_AT = 64 /* rows of a file whose prompts are compared */
+};
 
 /* ---- problems (data.c), of the file that is being read ---- */
 void data_refuse(tune_data *, const char *kind, u32 line, const char *fmt, ...) PRINTF(4, 5);
-void data_note(tune_data *, const char *kind, u32 line, const char *fmt, ...) PRINTF(4, 5); /* the first of its kind in a file is kept, the others counted */
+void data_note(tune_data *, const char *kind, u32 line, const char *fmt, ...)
+    PRINTF(4, 5);                                        /* the first of its kind in a file is kept, the others counted */
 void data_note_special(tune_data *, u32 line, str said); /* if control tokens are written in what the user said */
 
 /* ---- one sample (data.c) ---- */
@@ -22,23 +27,23 @@ typedef struct {
     ids id;
     byte_span *where; /* [n_where] of the first ids */
     usize n_where;
-    u8 *learn;        /* [id.n] */
+    u8 *learn; /* [id.n] */
     usize cap_learn;
 } data_draft; /* used again for every row: memory stays */
 struct tune_reader {
     data_draft draft, other;
-    map *notes;                /* "file kind" -> problem */
-    bool control_first[256];   /* bytes with which a control token begins */
-    usize control_most;        /* bytes of the longest one */
-    usize rows_seen;           /* of this file */
-    bool known;                /* this file's format is */
-    u32 known_line;            /* by which row */
-    err bad;                   /* out of memory while noting a problem */
+    map *notes;              /* "file kind" -> problem */
+    bool control_first[256]; /* bytes with which a control token begins */
+    usize control_most;      /* bytes of the longest one */
+    usize rows_seen;         /* of this file */
+    bool known;              /* this file's format is */
+    u32 known_line;          /* by which row */
+    err bad;                 /* out of memory while noting a problem */
 };
 void draft_begin(data_draft *);
 void draft_free(data_draft *);
 err draft_put(data_draft *, str bytes, bool own, bool learned); /* own: the bytes are not the user's and may be control tokens */
-err draft_ids(const tune_data *, data_draft *);                       /* tokenizes; a token is learned when one of its bytes is */
+err draft_ids(const tune_data *, data_draft *);                 /* tokenizes; a token is learned when one of its bytes is */
 err draft_push(data_draft *, i32 id, bool learned);             /* one more token behind them */
 typedef struct {
     u32 line;
@@ -49,10 +54,10 @@ typedef struct {
 err data_add(tune_data *, const data_row *, const i32 *id, const u8 *learn, usize n); /* checks, cuts, appends */
 
 /* ---- files ---- */
-err data_rows(tune_data *, str bytes, const char *path);                   /* data_rows.c: recognises the format, takes every row */
-err data_table(tune_data *, str bytes, char separator);                    /* data_table.c */
+err data_rows(tune_data *, str bytes, const char *path); /* data_rows.c: recognises the format, takes every row */
+err data_table(tune_data *, str bytes, char separator);  /* data_table.c */
 char data_table_separator(const tune_data *, str bytes, const char *path); /* data_table.c; 0: no table */
-bool data_format(tune_data *, u32 line, tune_format);                      /* data.c; false: the row is of another format than the file */
+bool data_format(tune_data *, u32 line, tune_format); /* data.c; false: the row is of another format than the file */
 
 /* ---- rows to samples ---- */
 err data_chat(tune_data *, u32 line, json_t *messages, json_t *tools, json_t *extra); /* data_chat.c; role, content ... */

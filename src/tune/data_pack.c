@@ -102,7 +102,8 @@ static err check(const tune_data *d, tune_pack_opts *o)
     i64 longest = 0;
     u32 which = 0;
     if (o->batch_tokens < 0 || o->lead < 0 || o->max_segments < 0 || o->batch_tokens > (1 << 24) || o->lead > (1 << 20))
-        return err_new(ERR_INPUT, "--batch-tokens %lld, %lld rows in front: expected numbers from 0, at most 16777216", (long long)o->batch_tokens, (long long)o->lead);
+        return err_new(ERR_INPUT, "--batch-tokens %lld, %lld rows in front: expected numbers from 0, at most 16777216",
+                       (long long)o->batch_tokens, (long long)o->lead);
     if (d->n_samples > INT32_MAX) return err_new(ERR_UNSUPPORTED, "more than 2^31 samples");
     for (usize i = 0; i < d->n_samples; i++) {
         i64 rows = rows_of(d, (u32)i, o->lead);
@@ -110,8 +111,8 @@ static err check(const tune_data *d, tune_pack_opts *o)
     }
     if (!o->batch_tokens) o->batch_tokens = i64_max(2048, longest);
     if (longest > o->batch_tokens)
-        return err_new(ERR_INPUT, "--batch-tokens %lld: the sample of %s line %u needs %lld", (long long)o->batch_tokens, d->file[d->sample[which].file].path,
-                       d->sample[which].line, (long long)longest);
+        return err_new(ERR_INPUT, "--batch-tokens %lld: the sample of %s line %u needs %lld", (long long)o->batch_tokens,
+                       d->file[d->sample[which].file].path, d->sample[which].line, (long long)longest);
     return OK;
 }
 

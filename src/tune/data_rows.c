@@ -1,7 +1,7 @@
 /* tune/data_rows.c - a file into rows: JSON lines, one JSON array, plain text; tables are data_table.c's.
  *
- * A malformed row is a problem with its line and the next row is read, so that one run shows all of them. An array is cut into its
- * elements by brackets before a parser sees it, because only so each has a line. */
+ * A malformed row is a problem with its line and the next row is read, so that one run shows all of them. An array is cut into
+ * its elements by brackets before a parser sees it, because only so each has a line. */
 #include "tune/data_inside.h"
 #include <stdlib.h>
 
@@ -25,10 +25,13 @@ static void refuse_keys(tune_data *d, u32 line, json_t *row)
     json_t *value;
     json_object_foreach(row, key, value) if (b.n < 200) buf_fmt(&b, "%s%s", b.n ? ", " : "", key);
     if (json_object_get(row, "chosen") || json_object_get(row, "rejected"))
-        data_refuse(d, "unknown-format", line, "preference pairs (chosen, rejected) are not what tune learns from: expected one answer a row");
+        data_refuse(d, "unknown-format", line,
+                    "preference pairs (chosen, rejected) are not what tune learns from: expected one answer a row");
     else
         data_refuse(d, "unknown-format", line,
-                    "found the fields %s; expected text, prompt+completion, messages, instruction+output, conversations or text+label (texts)", buf_cstr(&b));
+                    "found the fields %s; expected text, prompt+completion, messages, instruction+output, conversations or "
+                    "text+label (texts)",
+                    buf_cstr(&b));
     buf_free(&b);
 }
 
@@ -60,7 +63,8 @@ static bool format_of(json_t *row, tune_format *out)
         *out = TUNE_CONVERSATIONS;
     else if ((json_is_string(prompt) && json_is_string(completion)) || (json_is_array(prompt) && json_is_array(completion)))
         *out = TUNE_PROMPT;
-    else if (json_is_string(json_object_get(row, "output")) && (json_is_string(json_object_get(row, "instruction")) || json_is_string(json_object_get(row, "input"))))
+    else if (json_is_string(json_object_get(row, "output")) &&
+             (json_is_string(json_object_get(row, "instruction")) || json_is_string(json_object_get(row, "input"))))
         *out = TUNE_INSTRUCTION;
     else if (text && json_object_get(row, "label"))
         *out = TUNE_LABEL;
@@ -102,12 +106,16 @@ static err take_object(tune_data *d, u32 line, json_t *row)
     if (!data_format(d, line, format)) return OK;
     d->file[d->n_files - 1].n_rows++;
     switch (format) {
-    case TUNE_MESSAGES: return data_chat(d, line, json_object_get(row, "messages"), json_object_get(row, "tools"), json_object_get(row, "chat_template_kwargs"));
+    case TUNE_MESSAGES:
+        return data_chat(d, line, json_object_get(row, "messages"), json_object_get(row, "tools"),
+                         json_object_get(row, "chat_template_kwargs"));
     case TUNE_CONVERSATIONS: return data_conversation(d, line, row);
     case TUNE_PROMPT:
         if (json_is_array(json_object_get(row, "prompt"))) return take_split(d, line, row);
         return data_pair(d, line, field(row, "prompt"), field(row, "completion"));
-    case TUNE_INSTRUCTION: return data_instruction(d, line, field(row, "system"), field(row, "instruction"), field(row, "input"), field(row, "output"));
+    case TUNE_INSTRUCTION:
+        return data_instruction(d, line, field(row, "system"), field(row, "instruction"), field(row, "input"),
+                                field(row, "output"));
     case TUNE_LABEL: return take_label(d, line, row);
     default: return data_text(d, line, field(row, "text"));
     }
@@ -222,8 +230,10 @@ static err plain_text(tune_data *d, str s)
         str document = str_trim((str){s.p + at, end - at});
         if (document.n) {
             for (const char *p = s.p + at; p < document.p; p++) line += *p == '\n';
-            if (!utf8_valid(document)) data_refuse(d, "malformed", line, "the text is not UTF-8");
-            else TRY(data_text(d, line, document));
+            if (!utf8_valid(document))
+                data_refuse(d, "malformed", line, "the text is not UTF-8");
+            else
+                TRY(data_text(d, line, document));
             d->file[d->n_files - 1].n_rows++;
             any = true;
             for (const char *p = document.p; p < s.p + end; p++) line += *p == '\n';

@@ -1,8 +1,8 @@
 /* tune/data_table.c - TSV and CSV: which column is what, and every row to its sample.
  *
- * CSV fields follow RFC 4180; TSV fields are taken as they are, quotes and all, as the published label sets are written. Columns are
- * known by the names of the first row. Without such a row two columns can only be a text and its label, and the label is the column
- * whose values repeat. */
+ * CSV fields follow RFC 4180; TSV fields are taken as they are, quotes and all, as the published label sets are written. Columns
+ * are known by the names of the first row. Without such a row two columns can only be a text and its label, and the label is the
+ * column whose values repeat. */
 #include "tune/data_inside.h"
 #include <ctype.h>
 
@@ -17,10 +17,14 @@ typedef struct {
     str cell[COLUMNS]; /* into the file, or into `text` when quotes were taken away */
     usize n;
     u32 line;
-    bool open, too_many;   /* a quote that does not end; more columns than COLUMNS */
+    bool open, too_many; /* a quote that does not end; more columns than COLUMNS */
     buf text;
 } table_row;
-typedef struct { int a, b, c, system; tune_format format; bool header; } columns; /* text; prompt completion; instruction output input; text label */
+typedef struct {
+    int a, b, c, system;
+    tune_format format;
+    bool header;
+} columns; /* text; prompt completion; instruction output input; text label */
 
 /* a quoted field from at->at (behind the quote); its end is past the closing quote */
 static str quoted_field(table_at *at, table_row *r, usize *offset)
@@ -99,11 +103,18 @@ static int column(const table_row *r, int what)
 
 static bool columns_named(const table_row *r, columns *c)
 {
-    *c = (columns){.a = column(r, C_INSTRUCTION), .b = column(r, C_OUTPUT), .c = column(r, C_INPUT), .system = column(r, C_SYSTEM), .format = TUNE_INSTRUCTION, .header = true};
+    *c = (columns){.a = column(r, C_INSTRUCTION),
+                   .b = column(r, C_OUTPUT),
+                   .c = column(r, C_INPUT),
+                   .system = column(r, C_SYSTEM),
+                   .format = TUNE_INSTRUCTION,
+                   .header = true};
     if (c->a >= 0 && c->b >= 0) return true;
-    *c = (columns){.a = column(r, C_PROMPT), .b = column(r, C_COMPLETION), .c = NONE, .system = NONE, .format = TUNE_PROMPT, .header = true};
+    *c = (columns){
+        .a = column(r, C_PROMPT), .b = column(r, C_COMPLETION), .c = NONE, .system = NONE, .format = TUNE_PROMPT, .header = true};
     if (c->a >= 0 && c->b >= 0) return true;
-    *c = (columns){.a = column(r, C_TEXT), .b = column(r, C_LABEL), .c = NONE, .system = NONE, .format = TUNE_LABEL, .header = true};
+    *c = (columns){
+        .a = column(r, C_TEXT), .b = column(r, C_LABEL), .c = NONE, .system = NONE, .format = TUNE_LABEL, .header = true};
     if (c->a >= 0 && c->b >= 0) return true;
     c->format = TUNE_TEXT;
     return c->a >= 0 && r->n == 1;
@@ -128,7 +139,10 @@ static err columns_counted(tune_data *d, str s, char separator, columns *c, bool
     usize least = first < second ? first : second;
     *good = n && (n < 8 || least * 2 <= n);
     if (!bad.code && !*good)
-        data_refuse(d, "unknown-format", 1, "no column names, and no second column whose values repeat as labels do (%zu rows): expected a first row with names (text and label, prompt and completion, instruction and output)", n);
+        data_refuse(d, "unknown-format", 1,
+                    "no column names, and no second column whose values repeat as labels do (%zu rows): expected a first row "
+                    "with names (text and label, prompt and completion, instruction and output)",
+                    n);
     map_free(seen[0]);
     map_free(seen[1]);
     buf_free(&r.text);
@@ -164,7 +178,8 @@ static err take_row(tune_data *d, const table_row *r, const columns *c, usize n_
     d->file[d->n_files - 1].n_rows++;
     str a = r->cell[c->a], b = c->b >= 0 ? r->cell[c->b] : S("");
     switch (c->format) {
-    case TUNE_INSTRUCTION: return data_instruction(d, r->line, c->system >= 0 ? r->cell[c->system] : S(""), a, c->c >= 0 ? r->cell[c->c] : S(""), b);
+    case TUNE_INSTRUCTION:
+        return data_instruction(d, r->line, c->system >= 0 ? r->cell[c->system] : S(""), a, c->c >= 0 ? r->cell[c->c] : S(""), b);
     case TUNE_PROMPT: return data_pair(d, r->line, a, b);
     case TUNE_LABEL: return data_label(d, r->line, a, b);
     default: return data_text(d, r->line, a);
@@ -186,7 +201,11 @@ err data_table(tune_data *d, str s, char separator)
         if (n == 2)
             bad = columns_counted(d, s, separator, &c, &good);
         else
-            data_refuse(d, "unknown-format", r.line, "%zu columns whose names say nothing: expected text and label, prompt and completion, or instruction and output", n), good = false;
+            data_refuse(
+                d, "unknown-format", r.line,
+                "%zu columns whose names say nothing: expected text and label, prompt and completion, or instruction and output",
+                n),
+                good = false;
     }
     if (!bad.code && good) {
         data_format(d, r.line, c.format);

@@ -11,7 +11,8 @@ typedef struct {
 } bytes_model;
 
 /* specials: control tokens, separated by spaces; bos and eos are among them, or NULL */
-static inline void bytes_model_new(bytes_model *b, const char *specials, const char *bos, const char *eos, int add_bos, const char *chat)
+static inline void bytes_model_new(bytes_model *b, const char *specials, const char *bos, const char *eos, int add_bos,
+                                   const char *chat)
 {
     static str piece[512];
     static i32 kind[512];
@@ -36,8 +37,24 @@ static inline void bytes_model_new(bytes_model *b, const char *specials, const c
         kind[n++] = TOKEN_CONTROL;
         p += len + (p[len] == ' ');
     }
-    token_source s = {.model = "gpt2", .n_tokens = n, .tokens = piece, .kinds = kind, .n_merges = 1, .merges = merges, .bos = special[0], .eos = special[1], .eot = -1, .unk = -1, .sep = -1, .pad = -1, .cls = -1, .mask = -1,
-                      .add_bos = add_bos, .add_eos = 0, .add_space_prefix = 0, .remove_extra_whitespaces = 0};
+    token_source s = {.model = "gpt2",
+                      .n_tokens = n,
+                      .tokens = piece,
+                      .kinds = kind,
+                      .n_merges = 1,
+                      .merges = merges,
+                      .bos = special[0],
+                      .eos = special[1],
+                      .eot = -1,
+                      .unk = -1,
+                      .sep = -1,
+                      .pad = -1,
+                      .cls = -1,
+                      .mask = -1,
+                      .add_bos = add_bos,
+                      .add_eos = 0,
+                      .add_space_prefix = 0,
+                      .remove_extra_whitespaces = 0};
     *b = (bytes_model){0};
     assert_ok(tokenizer_new(&b->m.tok, &s));
     arena_free(a);

@@ -18,20 +18,36 @@ static const tune_problem *problem(const tune_data *d, const char *kind)
 }
 
 /* ---- formats ---- */
-typedef struct { const char *name, *text; tune_format format; usize samples; const char *whole, *learned; } format_case;
+typedef struct {
+    const char *name, *text;
+    tune_format format;
+    usize samples;
+    const char *whole, *learned;
+} format_case;
 #define ASK "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
 static const format_case formats[] = {
-    {"a.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"r\"}]}\n", TUNE_MESSAGES, 1, ASK "r<|im_end|>\n", "r<|im_end|>"},
-    {"a.json", "[{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"r\"}]}\n, {\"messages\":[{\"role\":\"assistant\",\"content\":\"]\\\"}\"}]}]", TUNE_MESSAGES, 2, ASK "r<|im_end|>\n", "r<|im_end|>"},
-    {"a.jsonl", "{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"gpt\",\"value\":\"r\"}]}", TUNE_CONVERSATIONS, 1, ASK "r<|im_end|>\n", "r<|im_end|>"},
-    {"a.jsonl", "{\"conversations\":[{\"from\":\"gpt\",\"value\":\"r\"}],\"system\":\"s\"}", TUNE_CONVERSATIONS, 1, "<|im_start|>system\ns<|im_end|>\n<|im_start|>assistant\nr<|im_end|>\n", "r<|im_end|>"},
-    {"a.json", "[{\"instruction\":\"q\",\"input\":\"\",\"output\":\"r\"}]", TUNE_INSTRUCTION, 1, ASK "r<|im_end|>\n", "r<|im_end|>"},
-    {"a.jsonl", "{\"instruction\":\"q\",\"input\":\"i\",\"output\":\"r\"}", TUNE_INSTRUCTION, 1, "<|im_start|>user\nq\n\ni<|im_end|>\n<|im_start|>assistant\nr<|im_end|>\n", "r<|im_end|>"},
+    {"a.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"r\"}]}\n",
+     TUNE_MESSAGES, 1, ASK "r<|im_end|>\n", "r<|im_end|>"},
+    {"a.json",
+     "[{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"r\"}]}\n, "
+     "{\"messages\":[{\"role\":\"assistant\",\"content\":\"]\\\"}\"}]}]",
+     TUNE_MESSAGES, 2, ASK "r<|im_end|>\n", "r<|im_end|>"},
+    {"a.jsonl", "{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"gpt\",\"value\":\"r\"}]}",
+     TUNE_CONVERSATIONS, 1, ASK "r<|im_end|>\n", "r<|im_end|>"},
+    {"a.jsonl", "{\"conversations\":[{\"from\":\"gpt\",\"value\":\"r\"}],\"system\":\"s\"}", TUNE_CONVERSATIONS, 1,
+     "<|im_start|>system\ns<|im_end|>\n<|im_start|>assistant\nr<|im_end|>\n", "r<|im_end|>"},
+    {"a.json", "[{\"instruction\":\"q\",\"input\":\"\",\"output\":\"r\"}]", TUNE_INSTRUCTION, 1, ASK "r<|im_end|>\n",
+     "r<|im_end|>"},
+    {"a.jsonl", "{\"instruction\":\"q\",\"input\":\"i\",\"output\":\"r\"}", TUNE_INSTRUCTION, 1,
+     "<|im_start|>user\nq\n\ni<|im_end|>\n<|im_start|>assistant\nr<|im_end|>\n", "r<|im_end|>"},
     {"a.csv", "instruction,input,output\nq,,r\n", TUNE_INSTRUCTION, 1, ASK "r<|im_end|>\n", "r<|im_end|>"},
     {"a.jsonl", "{\"prompt\":\"q: \",\"completion\":\"r\"}", TUNE_PROMPT, 1, "q: r<|im_end|>", "r<|im_end|>"},
-    {"a.jsonl", "{\"prompt\":[{\"role\":\"user\",\"content\":\"q\"}],\"completion\":[{\"role\":\"assistant\",\"content\":\"r\"}]}", TUNE_PROMPT, 1, ASK "r<|im_end|>\n", "r<|im_end|>"},
+    {"a.jsonl",
+     "{\"prompt\":[{\"role\":\"user\",\"content\":\"q\"}],\"completion\":[{\"role\":\"assistant\",\"content\":\"r\"}]}",
+     TUNE_PROMPT, 1, ASK "r<|im_end|>\n", "r<|im_end|>"},
     {"a.csv", "Q,A\n\"q, \"\"x\"\"\",\"r\nr\"\n", TUNE_PROMPT, 1, "q, \"x\"r\nr<|im_end|>", "r\nr<|im_end|>"},
-    {"a.txt", "\xEF\xBB\xBFone\r\ntwo\n<|endoftext|>\nthree\n<|endoftext|>\n", TUNE_TEXT, 2, "one\r\ntwo<|im_end|>", "ne\r\ntwo<|im_end|>"},
+    {"a.txt", "\xEF\xBB\xBFone\r\ntwo\n<|endoftext|>\nthree\n<|endoftext|>\n", TUNE_TEXT, 2, "one\r\ntwo<|im_end|>",
+     "ne\r\ntwo<|im_end|>"},
     {"a.jsonl", "{\"text\":\"one\"}\r\n\r\n{\"text\":\"two\"}", TUNE_TEXT, 2, "one<|im_end|>", "ne<|im_end|>"},
     {"a.jsonl", "{\"text\":\"t\",\"label\":1}\n{\"text\":\"u\",\"label\":\"0\"}\n", TUNE_LABEL, 2, "t\nlabel: 1", " 1"},
     {"a.tsv", "id\tdocument\tlabel\n1\t\"t\tx\n2\tu\ty\n", TUNE_LABEL, 2, "\"t\nlabel: x", " x"},
@@ -75,13 +91,18 @@ static void function_calls(void **state) /* ShareGPT's spelling becomes the temp
 {
     (void)state;
     bytes_model b;
-    bytes_model_new(&b, CHATML_TOKENS, NULL, "<|im_end|>", 0,
-                    "{% for t in tools %}{{ t.function.name }};{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.tool_calls %}{% for c in m.tool_calls %}CALL {{ c.function.name }}({{ c.function.arguments | tojson }}){% endfor %}"
-                    "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}");
-    tune_data *d = read_with(&b, "a.jsonl",
-                             "{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"function_call\",\"value\":\"{\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{\\\"x\\\":1}}\"},{\"from\":\"observation\",\"value\":\"2\"},"
-                             "{\"from\":\"gpt\",\"value\":\"r\"}],\"tools\":\"[{\\\"name\\\":\\\"f\\\"}]\"}",
-                             (tune_opts){0});
+    bytes_model_new(
+        &b, CHATML_TOKENS, NULL, "<|im_end|>", 0,
+        "{% for t in tools %}{{ t.function.name }};{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n{% if "
+        "m.tool_calls %}{% for c in m.tool_calls %}CALL {{ c.function.name }}({{ c.function.arguments | tojson }}){% endfor %}"
+        "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% "
+        "endif %}");
+    tune_data *d =
+        read_with(&b, "a.jsonl",
+                  "{\"conversations\":[{\"from\":\"human\",\"value\":\"q\"},{\"from\":\"function_call\",\"value\":\"{"
+                  "\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{\\\"x\\\":1}}\"},{\"from\":\"observation\",\"value\":\"2\"},"
+                  "{\"from\":\"gpt\",\"value\":\"r\"}],\"tools\":\"[{\\\"name\\\":\\\"f\\\"}]\"}",
+                  (tune_opts){0});
     assert_ok(tune_data_ready(d));
     assert_learned(d, 0, "CALL f({\"x\": 1})<|im_end|>|r<|im_end|>");
     char *whole = whole_text(d, 0);
@@ -92,7 +113,12 @@ static void function_calls(void **state) /* ShareGPT's spelling becomes the temp
 }
 
 /* ---- refusals ---- */
-typedef struct { const char *name, *text, *kind; u32 line; const char *said; tune_opts o; } refusal;
+typedef struct {
+    const char *name, *text, *kind;
+    u32 line;
+    const char *said;
+    tune_opts o;
+} refusal;
 #define ROW "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"r\"}]}\n"
 static const refusal refusals[] = {
     {"a.jsonl", "", "empty", 0, "empty", {0}},
@@ -110,14 +136,24 @@ static const refusal refusals[] = {
     {"a.jsonl", "{\"messages\":[]}\n", "empty", 1, "no messages", {0}},
     {"a.jsonl", "{\"messages\":[{\"role\":\"user\"}]}\n", "malformed", 1, "message 1", {0}},
     {"a.jsonl", "{\"messages\":[\"hello\"]}\n", "malformed", 1, "message 1", {0}},
-    {"a.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"\"}]}\n", "empty", 1, "says nothing", {0}},
+    {"a.jsonl",
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"\"}]}\n",
+     "empty",
+     1,
+     "says nothing",
+     {0}},
     {"a.jsonl", "{\"conversations\":[{\"from\":\"alien\",\"value\":\"q\"}]}\n", "malformed", 1, "turn 1", {0}},
     {"a.jsonl", "{\"conversations\":[{\"from\":\"function_call\",\"value\":\"f(1)\"}]}\n", "malformed", 1, "turn 1", {0}},
     {"a.jsonl", "{\"prompt\":\"q\",\"completion\":\" \"}\n", "empty", 1, "completion", {0}},
     {"a.jsonl", "{\"instruction\":\"q\",\"output\":\"\"}\n", "empty", 1, "output", {0}},
     {"a.jsonl", "{\"text\":\"\"}\n", "empty", 1, "text is empty", {0}},
     {"a.jsonl", "{\"text\":\"x\",\"label\":\"a\"}\n{\"text\":\" \",\"label\":\"b\"}\n", "empty", 2, "text is empty", {0}},
-    {"a.jsonl", "{\"text\":\"x\",\"label\":\"a\"}\n{\"text\":\"y\",\"label\":\"c\"}\n", "unknown-label", 2, "\"c\", expected one of --labels a=1,b=2", {.labels = "a=1,b=2"}},
+    {"a.jsonl",
+     "{\"text\":\"x\",\"label\":\"a\"}\n{\"text\":\"y\",\"label\":\"c\"}\n",
+     "unknown-label",
+     2,
+     "\"c\", expected one of --labels a=1,b=2",
+     {.labels = "a=1,b=2"}},
     {"a.jsonl", "{\"text\":\"x\",\"label\":\"a\"}\n{\"text\":\"y\",\"label\":[]}\n", "malformed", 2, "label", {0}},
     {"a.jsonl", "{\"text\":\"x\",\"label\":\"a\"}\n{\"text\":\"y\",\"label\":\"a\"}\n", "no-target", 0, "two labels", {0}},
     {"a.tsv", "text\tlabel\nx\ta\ny\n", "malformed", 3, "1 fields, expected 2", {0}},
@@ -125,8 +161,18 @@ static const refusal refusals[] = {
     {"a.csv", "text,label\nx,a\n\"y,b\nz,c\n", "malformed", 3, "never closes", {0}},
     {"a.csv", "1,2,3\n4,5,6\n", "unknown-format", 1, "3 columns", {0}},
     {"a.csv", "a,b\nc,d\ne,f\ng,h\ni,j\nk,l\nm,n\no,p\nq,r\n", "unknown-format", 1, "repeat", {0}},
-    {"a.jsonl", ROW "{\"messages\":[{\"role\":\"user\",\"content\":\"a long question\"},{\"role\":\"assistant\",\"content\":\"r\"}]}\n", "too-long", 2, "expected at most 36", {.ctx = 36}},
-    {"a.jsonl", "{\"prompt\":\"a prompt of its own\",\"completion\":\"r\"}\n", "no-target", 1, "none of those", {.ctx = 8, .truncate = true}},
+    {"a.jsonl",
+     ROW "{\"messages\":[{\"role\":\"user\",\"content\":\"a long question\"},{\"role\":\"assistant\",\"content\":\"r\"}]}\n",
+     "too-long",
+     2,
+     "expected at most 36",
+     {.ctx = 36}},
+    {"a.jsonl",
+     "{\"prompt\":\"a prompt of its own\",\"completion\":\"r\"}\n",
+     "no-target",
+     1,
+     "none of those",
+     {.ctx = 8, .truncate = true}},
     {"a.txt", "(\xB5/\xFD zstd", "unknown-format", 0, "compressed", {0}},
     {"a.txt", "fine\n<|endoftext|>\nbad \xC3( \n", "malformed", 3, "UTF-8", {0}},
 };
@@ -176,7 +222,10 @@ static void other_refusals(void **state)
     assert_non_null(strstr(problem(d, "template")->message, "roles must alternate"));
     tune_data_free(d);
     bytes_model_free(&b);
-    static const tune_opts bad[] = {{.ctx = 1}, {.ctx = 5000}, {.template = "no place"}, {.template = "{text}{text}"}, {.labels = "a=1"}, {.labels = "a=1,a=2"}, {.labels = "a=1,b=1"}, {.labels = "a=,b=1"}, {.labels = ",="}};
+    static const tune_opts bad[] = {
+        {.ctx = 1},        {.ctx = 5000},         {.template = "no place"}, {.template = "{text}{text}"},
+        {.labels = "a=1"}, {.labels = "a=1,a=2"}, {.labels = "a=1,b=1"},    {.labels = "a=,b=1"},
+        {.labels = ",="}};
     for (usize i = 0; i < COUNT_OF(bad); i++) {
         err e = tune_data_read(&d, &chat.m, "a.jsonl", S(ROW), &bad[i]);
         if (e.code != ERR_INPUT) fail_msg("case %zu: %d %s", i, e.code, e.what ? e.what : "");
@@ -192,7 +241,8 @@ static void the_form(void **state)
 {
     (void)state;
     const char *rows = "text\tlabel\n재밌다\t긍정\n지루하다\t부정\n";
-    tune_data *d = read_with(&chat, "a.tsv", rows, (tune_opts){.template = "리뷰: {text}\\n감정:", .labels = "부정= bad,긍정= good"});
+    tune_data *d =
+        read_with(&chat, "a.tsv", rows, (tune_opts){.template = "리뷰: {text}\\n감정:", .labels = "부정= bad,긍정= good"});
     assert_ok(tune_data_ready(d));
     char *whole = whole_text(d, 0);
     assert_string_equal(whole, "리뷰: 재밌다\n감정: good");
@@ -202,7 +252,8 @@ static void the_form(void **state)
     assert_int_equal(d->label[1].n, 1);
     assert_string_equal(d->template, "리뷰: {text}\\n감정:");
     assert_string_equal(d->labels, "부정= bad,긍정= good");
-    tune_data *again = read_with(&chat, "a.tsv", rows, (tune_opts){.template = d->template, .labels = d->labels}); /* as an artifact keeps them */
+    tune_data *again = read_with(&chat, "a.tsv", rows,
+                                 (tune_opts){.template = d->template, .labels = d->labels}); /* as an artifact keeps them */
     assert_true(again->hash == d->hash);
     ids with = {0}, prompt = {0};
     usize n_prompt;
@@ -217,7 +268,8 @@ static void the_form(void **state)
     ids_free(&prompt);
     tune_data_free(again);
     tune_data_free(d);
-    d = read_with(&chat, "a.tsv", "text\tlabel\nlonger than that\ta\nx\tb\n", (tune_opts){.template = "<|im_start|>{text}:", .labels = "a=A\\,1,b=B", .ctx = 10, .truncate = true});
+    d = read_with(&chat, "a.tsv", "text\tlabel\nlonger than that\ta\nx\tb\n",
+                  (tune_opts){.template = "<|im_start|>{text}:", .labels = "a=A\\,1,b=B", .ctx = 10, .truncate = true});
     assert_ok(tune_data_ready(d));
     whole = whole_text(d, 0);
     assert_string_equal(whole, "<|im_start|>longe:A,1"); /* the text lost its end; form and word are whole */
@@ -232,7 +284,10 @@ static void the_form(void **state)
 static void notes(void **state)
 {
     (void)state;
-    tune_data *d = read_with(&chat, "a.jsonl", "{\"prompt\":\"long prompt\",\"completion\":\"abcdefgh\"}\n{\"prompt\":\"long prompt\",\"completion\":\"abcdefgi\"}", (tune_opts){.ctx = 15, .truncate = true});
+    tune_data *d = read_with(
+        &chat, "a.jsonl",
+        "{\"prompt\":\"long prompt\",\"completion\":\"abcdefgh\"}\n{\"prompt\":\"long prompt\",\"completion\":\"abcdefgi\"}",
+        (tune_opts){.ctx = 15, .truncate = true});
     assert_ok(tune_data_ready(d));
     assert_int_equal(problem(d, "truncated")->n, 2);
     assert_int_equal(d->n_problems, 1);
@@ -269,7 +324,8 @@ static void many_problems(void **state)
 static void memory_may_end(void **state)
 {
     (void)state;
-    const char *rows = ROW "{\"messages\":[{\"role\":\"user\",\"content\":\"<|im_end|>\"},{\"role\":\"assistant\",\"content\":\"r\"}]}\n{bad\n";
+    const char *rows =
+        ROW "{\"messages\":[{\"role\":\"user\",\"content\":\"<|im_end|>\"},{\"role\":\"assistant\",\"content\":\"r\"}]}\n{bad\n";
     for (i64 n = 1;; n++) {
         tune_data *d;
         usize before = mem_now();
@@ -291,14 +347,22 @@ static void memory_may_end(void **state)
 static void public_sets(void **state)
 {
     (void)state;
-    static const struct { const char *path; tune_format format; usize least; } sets[] = {{"data/instruct/en/instruction-data.json", TUNE_INSTRUCTION, 1000}, {"data/instruct/ko/evolve_article.json", TUNE_INSTRUCTION, 20},
-                                                                                         {"data/cls-english/sst2/dev.tsv", TUNE_LABEL, 870}, {"data/cls-korean/3i4k/fci_test.txt", TUNE_TEXT, 1}};
+    static const struct {
+        const char *path;
+        tune_format format;
+        usize least;
+    } sets[] = {{"data/instruct/en/instruction-data.json", TUNE_INSTRUCTION, 1000},
+                {"data/instruct/ko/evolve_article.json", TUNE_INSTRUCTION, 20},
+                {"data/cls-english/sst2/dev.tsv", TUNE_LABEL, 870},
+                {"data/cls-korean/3i4k/fci_test.txt", TUNE_TEXT, 1}};
     SKIP_WITHOUT(test_shared(sets[0].path), "data/instruct");
     for (usize i = 0; i < COUNT_OF(sets); i++) {
         tune_data *d;
         const char *path = test_shared(sets[i].path);
         assert_ok(tune_data_open(&d, &chat.m, &path, 1, &(tune_opts){.ctx = 4096, .truncate = true}));
-        if (d->n_samples < sets[i].least || d->file[0].format != sets[i].format) fail_msg("%s: %zu %s %s", path, d->n_samples, tune_format_name[d->file[0].format], d->n_problems ? d->problem[0].message : "");
+        if (d->n_samples < sets[i].least || d->file[0].format != sets[i].format)
+            fail_msg("%s: %zu %s %s", path, d->n_samples, tune_format_name[d->file[0].format],
+                     d->n_problems ? d->problem[0].message : "");
         tune_data_free(d);
     }
     const char *both[] = {test_shared("data/cls-english/sst2/dev.tsv"), test_shared("data/cls-english/sst2/test.tsv")};
@@ -315,8 +379,11 @@ int main(void)
 {
     bytes_model_new(&chat, CHATML_TOKENS, NULL, "<|im_end|>", 0, chatml);
     bytes_model_new(&plain, CHATML_TOKENS, NULL, "<|im_end|>", 0, NULL);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_format), cmocka_unit_test(without_a_template), cmocka_unit_test(function_calls), cmocka_unit_test(every_refusal), cmocka_unit_test(other_refusals),
-                                       cmocka_unit_test(the_form), cmocka_unit_test(notes), cmocka_unit_test(many_problems), cmocka_unit_test(memory_may_end), cmocka_unit_test(public_sets)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_format),   cmocka_unit_test(without_a_template),
+                                       cmocka_unit_test(function_calls), cmocka_unit_test(every_refusal),
+                                       cmocka_unit_test(other_refusals), cmocka_unit_test(the_form),
+                                       cmocka_unit_test(notes),          cmocka_unit_test(many_problems),
+                                       cmocka_unit_test(memory_may_end), cmocka_unit_test(public_sets)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     bytes_model_free(&chat);
     bytes_model_free(&plain);

@@ -74,7 +74,8 @@ static void every_sample_once(void **state)
 static u64 plan_hash(const tune_data *d, u64 seed, i64 epoch, bool in_order)
 {
     tune_packing *p;
-    assert_ok(tune_packing_new(&p, d, &(tune_pack_opts){.batch_tokens = 200, .seed = seed, .epoch = epoch, .in_order = in_order}));
+    assert_ok(
+        tune_packing_new(&p, d, &(tune_pack_opts){.batch_tokens = 200, .seed = seed, .epoch = epoch, .in_order = in_order}));
     u64 h = hash64(p->sample, p->n_samples * sizeof *p->sample, p->n_packs);
     for (usize i = 0; i < p->n_packs; i++) h = hash64(&p->pack[i].n, sizeof p->pack[i].n, h);
     tune_packing_free(p);
@@ -186,6 +187,7 @@ static void classes(void **state) /* a head: the last row wants the class, as ma
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_sample_once), cmocka_unit_test(the_seed_decides), cmocka_unit_test(limits), cmocka_unit_test(a_stream_of_text), cmocka_unit_test(classes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_sample_once), cmocka_unit_test(the_seed_decides),
+                                       cmocka_unit_test(limits), cmocka_unit_test(a_stream_of_text), cmocka_unit_test(classes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
