@@ -66,7 +66,7 @@ err cmd_run(cli *, int, char **), cmd_chat(cli *, int, char **), cmd_embed(cli *
 err cmd_add(cli *, int, char **), cmd_docs(cli *, int, char **), cmd_remove(cli *, int, char **), cmd_text(cli *, int, char **), cmd_search(cli *, int, char **);
 err cmd_ask(cli *, int, char **), cmd_calibrate(cli *, int, char **), cmd_eval(cli *, int, char **);
 err cmd_merge(cli *, int, char **);
-err cmd_tune(cli *, int, char **), cmd_tune_check(cli *, int, char **), cmd_tune_train(cli *, int, char **);
+err cmd_tune(cli *, int, char **), cmd_tune_check(cli *, int, char **), cmd_tune_train(cli *, int, char **), cmd_eval_classify(cli *, int, char **);
 
 json_t *answer_json(const answer *);       /* what `ask --json` prints (cmd_ask.c) */
 json_t *rects_json(const place *);         /* one object for each rectangle of a PDF (cmd_docs.c) */

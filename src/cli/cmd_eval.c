@@ -274,14 +274,14 @@ done:
 
 err cmd_eval(cli *c, int argc, char **argv)
 {
-    static const struct { const char *name; err (*run)(cli *, int, char **); } kinds[] = {{"nll", eval_text}, {"retrieval", eval_retrieval}, {"answers", eval_answers}};
+    static const struct { const char *name; err (*run)(cli *, int, char **); } kinds[] = {{"nll", eval_text}, {"retrieval", eval_retrieval}, {"answers", eval_answers}, {"classify", cmd_eval_classify}};
     for (usize i = 0; argc > 1 && i < COUNT_OF(kinds); i++)
         if (!strcmp(argv[1], kinds[i].name)) return kinds[i].run(c, argc, argv);
     if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
-        printf("maru eval nll MODEL FILE                     %s\nmaru eval retrieval QUESTIONS.jsonl --in C   %s\nmaru eval answers QUESTIONS.jsonl --in C     %s\n\n%s\n",
+        printf("maru eval nll MODEL FILE                     %s\nmaru eval retrieval QUESTIONS.jsonl --in C   %s\nmaru eval answers QUESTIONS.jsonl --in C     %s\nmaru eval classify MODEL DATA                %s\n\n%s\n",
                L("글이 얼마나 그럴듯한지", "how likely a text is to the model"), L("문서를 얼마나 잘 찾는지", "how well documents are found"), L("답이 얼마나 맞는지", "how well questions are answered"),
-               L("maru eval nll|retrieval|answers --help: 선택 사항과 예", "maru eval nll|retrieval|answers --help: options and an example"));
+               L("글을 얼마나 잘 분류하는지", "how well texts are classified"), L("maru eval nll|retrieval|answers|classify --help: 선택 사항과 예", "maru eval nll|retrieval|answers|classify --help: options and an example"));
         return (err){ERR_CANCELLED, ""};
     }
-    return err_new(ERR_INPUT, "maru eval: expected nll MODEL FILE, retrieval QUESTIONS.jsonl --in C, or answers QUESTIONS.jsonl --in C");
+    return err_new(ERR_INPUT, "maru eval: expected nll MODEL FILE, retrieval QUESTIONS.jsonl --in C, answers QUESTIONS.jsonl --in C, or classify MODEL DATA");
 }

@@ -9,7 +9,8 @@ typedef struct {
     const char *out, *way, *template, *labels, *schedule, *features;
     list        eval;
     i64         epochs, ctx, batch_tokens, accumulate, steps, eval_every, save_every, patience, chunk;
-    double      lr, warmup, decay, clip, alpha, dropout, lora_plus;
+    i64         recompute;
+    double      memory, lr, warmup, decay, clip, alpha, dropout, lora_plus;
     const char *targets, *rslora;
     bool        resume, truncate, special, verbose_steps;
 } tune_args;
@@ -46,7 +47,7 @@ static err switch_parse(const char *name, const char *word, int *out)
 
 static err options_of(const cli *c, const tune_args *a, train_opts *o)
 {
-    *o = (train_opts){.lr = a->lr, .warmup = a->warmup, .weight_decay = a->decay, .clip = a->clip, .epochs = a->epochs, .most_steps = a->steps, .batch_tokens = a->batch_tokens, .accumulate = a->accumulate, .chunk = a->chunk, .recompute = -1, .targets = a->targets,
+    *o = (train_opts){.lr = a->lr, .warmup = a->warmup, .weight_decay = a->decay, .clip = a->clip, .epochs = a->epochs, .most_steps = a->steps, .batch_tokens = a->batch_tokens, .accumulate = a->accumulate, .chunk = a->chunk, .recompute = a->recompute, .memory = (i64)(a->memory * (1 << 30)), .targets = a->targets,
                       .alpha = a->alpha, .dropout = a->dropout, .lora_plus = a->lora_plus, .seed = (u64)c->seed, .eval_every = a->eval_every, .save_every = a->save_every, .patience = a->patience, .resume = a->resume, .cancel = &cli_cancel, .quiet = c->quiet || c->json};
     TRY(tune_way_parse(a->way, &o->way));
     TRY(schedule_parse(a->schedule, &o->schedule));
@@ -112,7 +113,7 @@ static err open_data(const tune_args *a, const model *m, const train_opts *o, ch
 
 err cmd_tune_train(cli *c, int argc, char **argv)
 {
-    tune_args a = {.epochs = 1, .warmup = -1, .clip = 1, .schedule = "linear", .features = "last"};
+    tune_args a = {.epochs = 1, .recompute = -1, .warmup = -1, .clip = 1, .schedule = "linear", .features = "last"};
     option opt[] = {{"-o --out", "DIR", "folder of the run: adapter, log, curves, state", OPT_STR, &a.out},
                     {"--train", "WAY", "features head last:N all lora[:R] prompt[:N] prefix[:N] norm", OPT_STR, &a.way},
                     {"--eval", "DATA", "held-out data, measured after each epoch", OPT_LIST, &a.eval},
@@ -138,6 +139,8 @@ err cmd_tune_train(cli *c, int argc, char **argv)
                     {"--eval-every", "N", "steps (an epoch)", OPT_I64, &a.eval_every},
                     {"--save-every", "N", "steps (an epoch, or 5 minutes)", OPT_I64, &a.save_every},
                     {"--patience", "N", "evaluations without a better loss before it stops; the best is kept", OPT_I64, &a.patience},
+                    {"--recompute", "N", "blocks computed again instead of kept in memory (as few as fit)", OPT_I64, &a.recompute},
+                    {"--memory", "GIB", "that a step may take (what is available)", OPT_F64, &a.memory},
                     {"--chunk", "N", "rows of logits at once", OPT_I64, &a.chunk},
                     {"--truncate", NULL, "too long samples lose their end", OPT_FLAG, &a.truncate},
                     {"--special", NULL, "control tokens written in the data are meant", OPT_FLAG, &a.special}};

@@ -22,7 +22,7 @@ const command command_table[] = {
     {"calibrate", "documents", "--in COLLECTION", "set when to say that the documents do not answer", "답하지 않을 기준을 정합니다", "maru calibrate --in demo", cmd_calibrate, true},
     {"tune", "adapt", "MODEL DATA -o OUT --train WAY", "teach a model; tune check DATA -m MODEL: what it would learn", "모델을 가르칩니다 (tune check: 무엇을 배울지)", "maru tune smollm2-135m samples/tune/reviews.tsv -o /tmp/reviews --train lora:8", cmd_tune, true},
     {"merge", "adapt", "MODEL ADAPTER[:SCALE]... -o OUT", "an adapter into the weights, and what that costs", "어댑터를 가중치에 합치고 그 오차를 알립니다", "maru merge smollm2-135m /tmp/reviews -o reviews.gguf", cmd_merge},
-    {"eval", "measure", "nll|retrieval|answers ...", "likelihood, retrieval, answers, with intervals", "우도, 검색, 답변을 잽니다", "maru eval nll smollm2-135m README.md", cmd_eval},
+    {"eval", "measure", "nll|retrieval|answers|classify", "likelihood, retrieval, answers, classes, with intervals", "우도, 검색, 답변, 분류를 잽니다", "maru eval nll smollm2-135m README.md", cmd_eval},
     {"bench", "measure", "MODEL", "speed against this machine's limits", "이 기계의 한계에 견준 속도", "maru bench smollm2-135m -p 64 -n 16", cmd_bench},
 };
 static const struct { const char *name, *en, *ko; } groups[] = {

@@ -26,17 +26,17 @@ tensor *leaf_of(builder *b, const model_weight *w)
 
 builder builder_begin(graph *g, const model *m, const batch_shape *s, model_io *io)
 {
-    bool dropout = false;
+    bool drops = false;
     memset(io, 0, sizeof *io);
     for (usize i = 0; s->train && i < s->train->n; i++) {
         s->train->t[i].leaf = NULL;
-        dropout |= s->train->t[i].dropout > 0;
+        drops |= s->learn && s->train->t[i].dropout > 0;
     }
     io->ids = input(g, I32, (shape){{s->rows}}, "ids");
     io->pos = input(g, I32, (shape){{s->rows}}, "positions");
     io->span = input(g, I32, (shape){{3, s->rows}}, "span");
     if (s->adapters) io->adapter = input(g, I32, (shape){{s->rows}}, "adapter slots");
-    if (dropout) io->drop_key = input(g, I32, (shape){{2}}, "dropout seed and step");
+    if (drops) io->drop_key = input(g, I32, (shape){{2}}, "dropout seed and step");
     return (builder){.g = g, .m = m, .adapters = s->adapters, .train = s->train, .slot = io->adapter, .drop_key = io->drop_key};
 }
 
@@ -51,7 +51,7 @@ static tensor *trained_pair_of(builder *b, tensor *x, const char *name)
 {
     const trained *t = trained_find(b->train, TRAIN_A, name);
     if (!t) return NULL;
-    if (t->dropout > 0) x = graph_fail(b->g, "%s: no dropout yet", name);
+    if (b->drop_key && t->dropout > 0) x = dropout(b->g, x, b->drop_key, t->dropout, b->site++);
     tensor *down = trained_leaf(b, TRAIN_A, name), *up = trained_leaf(b, TRAIN_B, name);
     return matmul(b->g, scale(b->g, matmul(b->g, x, down), t->scale), up);
 }

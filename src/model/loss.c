@@ -26,10 +26,17 @@ static void loss_of_logits(builder *b, tensor *logits, model_io *io)
     io->loss = named(sum_to(g, mul(g, reshape(g, io->nll, (shape){{n}}), io->weight), (shape){{1}}), "loss");
 }
 
+/* the head by chunks of rows, unless its logits go through a softcap first */
 static void loss_of_tokens(builder *b, const batch_shape *s, tensor *x, model_io *io)
 {
+    tensor *own = trained_leaf(b, TRAIN_WEIGHT, "output.weight");
     loss_inputs(b, s->rows, io);
-    loss_of_logits(b, head_of(b, x), io);
+    if (b->m->h.softcap_logits > 0 || trained_find(b->train, TRAIN_A, b->m->head.name) || b->adapters) {
+        loss_of_logits(b, head_of(b, x), io);
+        return;
+    }
+    io->loss = named(lm_loss(b->g, x, own ? own : leaf_of(b, &b->m->head), io->want, io->weight, s->chunk), "loss");
+    io->nll = keep(lm_loss_rows(b->g, io->loss));
 }
 
 static void classes_of(builder *b, const batch_shape *s, tensor *x, model_io *io)

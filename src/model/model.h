@@ -112,7 +112,9 @@ typedef struct {
     trained_set *train;                     /* or NULL; leaves are written into it */
     bool exact;                             /* float arithmetic whatever the weights, as losses have it */
     loss_kind loss;
+    bool learn;                             /* dropout acts */
     i64  chunk;                             /* rows of logits at once in LOSS_TOKENS; 0: chosen */
+    i64  recompute;                         /* with gradients: the first n blocks are computed again instead of kept */
     i64  features;                          /* outputs of the last n blocks, pooled by `pool` over seq_span; 0: none, at most 4 */
     pool_kind pool;                         /* of features and classes */
     tensor **blocks;                        /* [n_layer] or NULL: filled with the outputs of the blocks */

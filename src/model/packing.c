@@ -31,35 +31,50 @@ static err room(packing *k, const batch_shape *s)
     return OK;
 }
 
+/* the graph with its gradients; of the first s->recompute blocks only the outputs are kept between the passes */
+static err build(const model *m, graph *g, batch_shape s, bool grad, model_io *io)
+{
+    i64 n = m->h.n_layer;
+    tensor **blocks = s.blocks;
+    bool again = grad && s.recompute > 0;
+    if (again && !blocks && !(s.blocks = mem_array(tensor *, n))) return err_new(ERR_NOMEM, "out of memory for a batch");
+    if (grad || s.loss || s.exact) graph_use_float(g); /* exact gradients; what only scores is computed as it is served */
+    if (m->arch->encoder) encoder_build(g, m, &s, io);
+    else decoder_build(g, m, NULL, &s, io);
+    if (grad && io->loss) graph_grad(g, io->loss);
+    if (again) graph_recompute(g, s.blocks, (int)n, (int)(n - i64_min(s.recompute, n)));
+    if (s.blocks != blocks) mem_free(s.blocks);
+    return OK;
+}
+
+static int roots_of(const batch_shape *s, const model_io *io, tensor **root)
+{
+    int n = 0;
+    for (i64 i = 0; i < s->features; i++) root[n++] = io->feature[i];
+    if (io->loss) root[n++] = io->loss, root[n++] = io->nll;
+    if (io->scores) root[n++] = io->scores;
+    if (s->outs && io->logits) root[n++] = io->logits;
+    if (!n) root[n++] = io->hidden;
+    return n;
+}
+
 err packing_open(packing **out, const model *m, workspace *ws, const batch_shape *s, bool grad, model_io *io)
 {
     *out = NULL;
     packing *k = mem_zero(sizeof *k);
-    graph  *g = graph_new();
+    graph   *g = graph_new();
+    tensor  *root[16];
     if (!k || !g) {
         mem_free(k);
         graph_free(g);
         return err_new(ERR_NOMEM, "out of memory for a batch");
     }
-    *k = (packing){.m = m, .rows = s->rows, .seqs = s->seqs, .encoder = m->arch->encoder};
+    *k = (packing){.m = m, .rows = s->rows, .seqs = s->seqs, .encoder = m->arch->encoder, .loss = s->loss};
     k->n_prompt = length_of(s->train, TRAIN_PROMPT, ""), k->n_prefix = length_of(s->train, TRAIN_PREFIX_K, "blk.0");
-    k->loss = s->loss;
     err bad = room(k, s);
+    if (!bad.code) bad = build(m, g, *s, grad, io);
     if (bad.code) graph_free(g);
-    else {
-        if (grad || s->loss || s->exact) graph_use_float(g); /* exact gradients; what only scores is computed as it is served */
-        tensor *root[16];
-        int     n = 0;
-        if (k->encoder) encoder_build(g, m, s, io);
-        else decoder_build(g, m, NULL, s, io);
-        if (grad && io->loss) graph_grad(g, io->loss);
-        for (i64 i = 0; i < s->features; i++) root[n++] = io->feature[i];
-        if (io->loss) root[n++] = io->loss, root[n++] = io->nll;
-        if (io->scores) root[n++] = io->scores;
-        if (s->outs && io->logits) root[n++] = io->logits;
-        if (!n) root[n++] = io->hidden;
-        bad = plan_new(&k->p, g, ws, root, n);
-    }
+    else bad = plan_new(&k->p, g, ws, root, roots_of(s, io, root));
     if (bad.code) packing_close(k);
     else *out = k;
     return bad;

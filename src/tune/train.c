@@ -33,6 +33,8 @@ typedef struct {
     i64               steps, rows, seqs, accumulate;
     float           **sum;                  /* gradients of several batches, or NULL */
     const float     **grad;                 /* [set.n] of this step */
+    tensor          **leaf;                 /* [set.n] in the graph that learns */
+    i64               recomputed;           /* blocks */
     float            *weight;               /* [rows] */
     packed_seq       *seq;                  /* [seqs] */
     float            *best;                 /* values of the set at the best evaluation, or NULL */
@@ -100,12 +102,47 @@ static err count_steps(trainer *t)
     return OK;
 }
 
-static err open_side(trainer *t, side *s, bool grad)
+static err open_side(trainer *t, side *s, bool grad, i64 recompute)
 {
     bool classes = s->d->o.head;
-    TRY(want_of(s));
-    s->shape = (batch_shape){.rows = t->rows, .seqs = t->seqs, .train = &t->set, .loss = classes ? LOSS_CLASSES : LOSS_TOKENS, .chunk = t->o->chunk, .pool = eval_pool(t->m)};
+    if (!s->want) TRY(want_of(s));
+    s->shape = (batch_shape){.rows = t->rows, .seqs = t->seqs, .train = &t->set, .loss = classes ? LOSS_CLASSES : LOSS_TOKENS, .chunk = t->o->chunk, .pool = eval_pool(t->m), .recompute = recompute, .learn = grad};
     return packing_open(&s->pack, t->m, t->ws, &s->shape, grad, &s->io);
+}
+
+/* what this machine could still give, by /proc/meminfo; a great number where there is none */
+static usize memory_available(void)
+{
+    buf b = {0};
+    double kib = 0;
+    if (!file_read(&b, "/proc/meminfo", 1 << 16).code) {
+        const char *at = strstr(buf_cstr(&b), "MemAvailable:");
+        if (at) kib = strtod(at + 13, NULL);
+    }
+    buf_free(&b);
+    return kib > 0 ? (usize)(kib * 1024) : (usize)1 << 60;
+}
+
+/* The fewest blocks computed again with which the step fits into memory: a plan is made and looked at, its memory untouched. */
+static err open_learning(trainer *t)
+{
+    usize room = t->o->memory > 0 ? (usize)t->o->memory : memory_available() / 10 * 9;
+    i64 n = t->m->h.n_layer;
+    for (int quarter = 0;; quarter++) {
+        i64 again = t->o->recompute >= 0 ? t->o->recompute : n * quarter / 4;
+        TRY(workspace_new(&t->ws, t->be));
+        err bad = open_side(t, &t->train, true, again);
+        bool fits = !bad.code && plan_bytes(packing_plan(t->train.pack)) <= room;
+        if (fits || t->o->recompute >= 0 || (bad.code && bad.code != ERR_NOMEM)) {
+            t->recomputed = again;
+            return bad;
+        }
+        usize needs = bad.code ? 0 : plan_bytes(packing_plan(t->train.pack));
+        packing_close(t->train.pack);
+        workspace_free(t->ws);
+        t->train.pack = NULL, t->ws = NULL;
+        if (quarter == 4) return bad.code ? bad : err_new(ERR_NOMEM, "a step needs %.2f GiB even when every block is computed again, there are %.2f: a lower --batch-tokens helps", (double)needs / (1 << 30), (double)room / (1 << 30));
+    }
 }
 
 static err buffers(trainer *t)
@@ -152,7 +189,7 @@ static err not_finite(trainer *t, side *s, const tune_packing *p, usize pack, co
 static err add_up(trainer *t, bool first)
 {
     for (usize i = 0; i < t->set.n; i++) {
-        const float *g = tensor_peek(packing_plan(t->train.pack), t->set.t[i].leaf->grad);
+        const float *g = tensor_peek(packing_plan(t->train.pack), t->leaf[i]->grad);
         i64 n = t->set.t[i].k * t->set.t[i].n;
         CHECK(g);
         t->grad[i] = t->sum ? t->sum[i] : g;
@@ -170,6 +207,14 @@ static err check_reached(const trainer *t)
     for (usize i = 0; i < t->set.n; i++)
         if (!t->set.t[i].leaf || !t->set.t[i].leaf->grad)
             return err_new(ERR_INPUT, "%s gets no gradient: the loss does not depend on it", t->set.t[i].name);
+    return OK;
+}
+
+static err remember_leaves(trainer *t)
+{
+    t->leaf = mem_array(tensor *, t->set.n);
+    if (!t->leaf) return no_memory;
+    for (usize i = 0; i < t->set.n; i++) t->leaf[i] = t->set.t[i].leaf;
     return OK;
 }
 
@@ -332,10 +377,10 @@ static err prepare(trainer *t, const tune_data *train, const tune_data *held)
     TRY(tune_config(t->m, t->o, train, t->rows, &t->config));
     TRY(adamw_new(&t->opt, &t->set));
     TRY(backend_cpu(&t->be, t->threads));
-    TRY(workspace_new(&t->ws, t->be));
-    if (held) TRY(open_side(t, &t->held, false)); /* first: leaves of the graph that is built last are the ones whose gradients are read */
-    TRY(open_side(t, &t->train, true));
+    TRY(open_learning(t));
     TRY(check_reached(t));
+    TRY(remember_leaves(t));
+    if (held) TRY(open_side(t, &t->held, false, 0));
     return buffers(t);
 }
 
@@ -349,7 +394,7 @@ static void finish(trainer *t)
     tune_packing_free(t->order);
     adamw_free(&t->opt);
     for (usize i = 0; t->sum && i < t->set.n; i++) mem_free(t->sum[i]);
-    mem_free(t->sum), mem_free(t->grad), mem_free(t->weight), mem_free(t->seq), mem_free(t->best), mem_free(t->config);
+    mem_free(t->sum), mem_free(t->grad), mem_free(t->leaf), mem_free(t->weight), mem_free(t->seq), mem_free(t->best), mem_free(t->config);
     mem_free(t->train.want), mem_free(t->held.want);
     way_free(&t->set);
 }

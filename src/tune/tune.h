@@ -34,7 +34,8 @@ typedef struct {
     i64      epochs, most_steps;            /* most_steps 0: no limit */
     i64      batch_tokens;                  /* rows of a batch; 0: 1024 */
     i64      accumulate;                    /* batches of a step; 0: 1 */
-    i64      chunk, recompute;              /* rows of logits at once, 0: chosen; blocks whose activations are computed again, -1: none */
+    i64      chunk, recompute;              /* rows of logits at once, 0: chosen; blocks whose activations are computed again, -1: as few as fit */
+    i64      memory;                        /* bytes that a step may take; 0: nine tenths of what is available */
     const char *targets;                    /* of pairs: "q,k,v,o,gate,up,down" or a part of it; NULL: all */
     double   alpha, dropout, lora_plus;     /* alpha 0: twice the rank; lora_plus: learning rate of b over that of a, 0: 1 */
     int      rslora;                        /* -1: above rank 16 */
