@@ -54,7 +54,7 @@ typedef struct {
 
 /* A problem with refuse makes tune_data_ready fail; the others are notes. Kinds are words for scripts:
  *   refuse: malformed mixed unknown-format template empty no-samples unknown-label no-target no-end-of-turn double-bos too-long
- *   note:   special-text truncated prompt-differs boundary unused-column (each kind once a file, with its count) */
+ *   note:   special-text truncated prompt-differs boundary unused-column unused-form (each kind once a file, with its count) */
 typedef struct {
     const char *kind;
     bool        refuse;

@@ -112,6 +112,27 @@ static int use(const tokenizer *t, str text, int flags)
     return broken;
 }
 
+/* the middle third is somebody's words: no control token may come of it, and places go forward through the text */
+static int use_marked(const tokenizer *t, str text)
+{
+    u32 n = (u32)text.n, a = n / 3, b = n - n / 3, at = 0;
+    chat_span span[3] = {{-1, 0, a, CHAT_TEMPLATE}, {0, a, b, CHAT_CONTENT}, {-1, b, n, CHAT_TEMPLATE}};
+    chat_output c = {.text = {.p = (char *)(uintptr_t)text.p, .n = text.n}, .span = span, .n_span = 3};
+    ids out = {0};
+    byte_span *where = NULL;
+    err bad = chat_ids(t, &c, &out, &where);
+    int broken = bad.code && bad.code != ERR_NOMEM && bad.code != ERR_UNSUPPORTED;
+    for (usize i = 0; i < out.n && !bad.code && !broken; i++) {
+        broken = where[i].start < at || where[i].end < where[i].start || where[i].end > n;
+        at = where[i].end;
+        bool control = token_kind_of(t, out.id[i]) == TOKEN_CONTROL && where[i].end > where[i].start;
+        broken |= control && where[i].start < b && where[i].end > a;
+    }
+    ids_free(&out);
+    mem_free(where);
+    return broken;
+}
+
 static int use_unicode(str text)
 {
     buf once = {0}, twice = {0}, lower = {0};
@@ -140,7 +161,9 @@ int fuzz_one(const u8 *data, usize n)
     err bad = tokenizer_new(&t, &v.s);
     int broken = bad.code && bad.code != ERR_FORMAT && bad.code != ERR_UNSUPPORTED && bad.code != ERR_NOMEM;
     if (bad.code && t) broken = 1;
-    if (!bad.code) broken = use(t, text, 0) || use(t, text, TOKENIZE_SPECIAL) || use(t, text, TOKENIZE_BOS | TOKENIZE_SPECIAL);
+    if (!bad.code)
+        broken = use(t, text, 0) || use(t, text, TOKENIZE_SPECIAL) || use(t, text, TOKENIZE_BOS | TOKENIZE_SPECIAL) ||
+                 use_marked(t, text);
     broken |= use_unicode(text);
     tokenizer_free(t);
     mem_free(v.tokens);
