@@ -57,7 +57,11 @@ err cmd_merge(cli *c, int argc, char **argv)
     if (!out) return cli_missing("-o OUT");
     for (dtype t = 0; type && t < DTYPE_COUNT; t++)
         if (!strcmp(dtype_table[t].name, type) && dtype_table[t].encode) to = t;
-    if (type && to == DTYPE_COUNT) return err_new(ERR_INPUT, L("--type %s: 모르는 형식입니다 (f32, f16, bf16, q8_0, q4_k ...)", "--type %s: no such type (f32, f16, bf16, q8_0, q4_k ...)"), type);
+    if (type && to == DTYPE_COUNT)
+        return err_new(ERR_INPUT,
+                       L("--type %s: 모르는 형식입니다 (f32, f16, bf16, q8_0, q4_k ...)",
+                         "--type %s: no such type (f32, f16, bf16, q8_0, q4_k ...)"),
+                       type);
     if (file_is_dir(out)) return err_new(ERR_INPUT, L("%s은(는) 폴더입니다", "%s is a folder, expected a name for a GGUF"), out);
     err bad = load_all(c, &g, c->arg.v[0]);
     if (!bad.code) {
@@ -67,9 +71,10 @@ err cmd_merge(cli *c, int argc, char **argv)
     if (!bad.code) {
         report(c, out, &r);
         if (!c->json)
-            printf(L("%s: 텐서 %lld개를 합쳤습니다. 합치지 않은 모델과의 차이: 토큰마다 KL %.2g, 로짓 최대 %.2g\n",
-                     "%s: %lld tensors merged. Against the unmerged model: KL %.2g nats a token, a logit differs by at most %.2g\n"),
-                   out, (long long)r.changed, r.kld, r.max_abs_logit);
+            printf(
+                L("%s: 텐서 %lld개를 합쳤습니다. 합치지 않은 모델과의 차이: 토큰마다 KL %.2g, 로짓 최대 %.2g\n",
+                  "%s: %lld tensors merged. Against the unmerged model: KL %.2g nats a token, a logit differs by at most %.2g\n"),
+                out, (long long)r.changed, r.kld, r.max_abs_logit);
     }
     for (int i = 0; i < g.n; i++) adapter_free((adapter_file *)(uintptr_t)g.use[i].file);
     mem_free(g.use);

@@ -1,8 +1,9 @@
 /* engine/adapters.c - what an engine's adapters become: pairs in slots beside the weights, whole tensors over the weights, given
  * vectors and cached keys and values in front of every sequence.
  *
- * What stands in front takes positions like tokens do, with ids below zero that no token has, so pages, prefixes and limits need not
- * know of it. A prefix is never computed: its keys and values are copied into the pages of a sequence before the first token. */
+ * What stands in front takes positions like tokens do, with ids below zero that no token has, so pages, prefixes and limits need
+ * not know of it. A prefix is never computed: its keys and values are copied into the pages of a sequence before the first token.
+ */
 #include "engine/inside.h"
 
 static err no_memory(void) { return err_new(ERR_NOMEM, "out of memory for adapters"); }
@@ -11,9 +12,14 @@ static err check_whole(const engine *e, const adapter_file *f, const char *path)
 {
     bool only_classes = f->n_whole > 0 && !f->n_pairs && !f->n_prompt && !f->n_prefix;
     for (usize i = 0; i < f->n_whole; i++) only_classes &= str_starts(str_of(f->whole[i].name), S("score."));
-    if (only_classes) return err_new(ERR_INPUT, "%s is a classifier: it tells classes (maru eval classify), it does not write", path);
-    if (f->n_whole && e->n_mixes > 1) return err_new(ERR_UNSUPPORTED, "%s has whole tensors in place of the model's: an engine that uses it can have no other mix of adapters", path);
-    if (e->m->arch->encoder && (f->n_prompt || f->n_prefix)) return err_new(ERR_UNSUPPORTED, "%s stands in front of texts, %s is an embedding model", path, e->m->path);
+    if (only_classes)
+        return err_new(ERR_INPUT, "%s is a classifier: it tells classes (maru eval classify), it does not write", path);
+    if (f->n_whole && e->n_mixes > 1)
+        return err_new(ERR_UNSUPPORTED,
+                       "%s has whole tensors in place of the model's: an engine that uses it can have no other mix of adapters",
+                       path);
+    if (e->m->arch->encoder && (f->n_prompt || f->n_prefix))
+        return err_new(ERR_UNSUPPORTED, "%s stands in front of texts, %s is an embedding model", path, e->m->path);
     return OK;
 }
 
@@ -24,7 +30,9 @@ static err load(engine *e, const engine_opts *o)
     e->uses = mem_array(adapter_use, o->n_adapters);
     if (!e->adapters || !e->uses) return no_memory();
     for (int i = 0; i < o->n_adapters; i++) {
-        if (o->adapters[i].mix < 0 || o->adapters[i].mix >= MAX_MIXES) return err_new(ERR_INPUT, "adapter %s in mix %d, expected 0 to %d", o->adapters[i].path, o->adapters[i].mix, MAX_MIXES - 1);
+        if (o->adapters[i].mix < 0 || o->adapters[i].mix >= MAX_MIXES)
+            return err_new(ERR_INPUT, "adapter %s in mix %d, expected 0 to %d", o->adapters[i].path, o->adapters[i].mix,
+                           MAX_MIXES - 1);
         if (o->adapters[i].mix >= e->n_mixes) e->n_mixes = o->adapters[i].mix + 1;
     }
     for (int i = 0; i < o->n_adapters; i++, e->n_adapters++) {
@@ -52,7 +60,7 @@ static err gather_front(engine *e)
         e->n_soft += e->front[m].n_prompt;
     }
     if (!e->n_soft) return OK;
-    e->soft = mem_array(float, width *e->n_soft);
+    e->soft = mem_array(float, width * e->n_soft);
     if (!e->soft) return no_memory();
     for (int m = 0; m < e->n_mixes; m++)
         for (int u = 0; u < e->mixes[m].n; u++) {
@@ -88,7 +96,8 @@ i64 front_of(const engine *e, int mix) { return mix < 0 ? 0 : e->front[mix].n_pr
 
 err session_use(session *s, int mix)
 {
-    if (mix < -1 || mix >= s->e->n_mixes) return err_new(ERR_INPUT, "mix %d of adapters, expected -1 to %d", mix, s->e->n_mixes - 1);
+    if (mix < -1 || mix >= s->e->n_mixes)
+        return err_new(ERR_INPUT, "mix %d of adapters, expected -1 to %d", mix, s->e->n_mixes - 1);
     if (atomic_load(&s->busy)) return err_new(ERR_BUSY, "this session is generating");
     s->mix = mix;
     return OK;

@@ -1,4 +1,5 @@
-/* model/adapter.c - adapters in memory: built tensor by tensor, bound to a model's weights by name, taken from what was trained. */
+/* model/adapter.c - adapters in memory: built tensor by tensor, bound to a model's weights by name, taken from what was trained.
+ */
 #include "model/adapter_inside.h"
 
 static err no_memory(void) { return err_new(ERR_NOMEM, "out of memory for an adapter"); }
@@ -70,7 +71,8 @@ low_rank *adapter_pair_find(const adapter_file *f, const char *name)
 model_weight *adapter_weight(const model *m, const char *name)
 {
     model *mm = (model *)(uintptr_t)m;
-    model_weight *one[] = {&mm->embed, &mm->types, &mm->positions, &mm->embed_norm, &mm->embed_norm_b, &mm->out_norm, &mm->out_norm_b};
+    model_weight *one[] = {&mm->embed,        &mm->types,    &mm->positions, &mm->embed_norm,
+                           &mm->embed_norm_b, &mm->out_norm, &mm->out_norm_b};
     int layer = -1, at = 0;
     if (!strcmp(name, "output.weight")) return m->head.data ? &mm->head : NULL;
     if (sscanf(name, "blk.%d.%n", &layer, &at) == 1 && at) {
@@ -89,12 +91,19 @@ model_weight *adapter_weight(const model *m, const char *name)
 bool adapter_fused(const model *m, const char *name, model_weight *part[3])
 {
     int layer = -1, at = 0;
-    if (!m->arch->fused || sscanf(name, "blk.%d.attn_qkv.%n", &layer, &at) != 1 || !at || layer < 0 || layer >= m->h.n_layer) return false;
+    if (!m->arch->fused || sscanf(name, "blk.%d.attn_qkv.%n", &layer, &at) != 1 || !at || layer < 0 || layer >= m->h.n_layer)
+        return false;
     layer_weights *w = &m->layers[layer];
     bool bias = !strcmp(name + at, "bias");
     if (!bias && strcmp(name + at, "weight") != 0) return false;
     part[0] = bias ? &w->q_b : &w->q, part[1] = bias ? &w->k_b : &w->k, part[2] = bias ? &w->v_b : &w->v;
     return part[0]->data && part[1]->data && part[2]->data;
+}
+
+row_order adapter_key_order(const model *m)
+{
+    hf_name hf;
+    return names_to_hf(m->arch->name, "blk.0.attn_k.weight", &hf) ? hf.order : ORDER_SAME;
 }
 
 bool adapter_extents(const model *m, const char *name, i64 *k, i64 *n)
@@ -116,7 +125,8 @@ bool adapter_extents(const model *m, const char *name, i64 *k, i64 *n)
 
 bool adapter_pairs_with(const model *m, const char *name, i64 *k, i64 *n)
 {
-    static const char *const kinds[] = {"attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+    static const char *const kinds[] = {"attn_q",      "attn_k",   "attn_v", "attn_qkv",
+                                        "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
     int layer, at = 0;
     if (!strcmp(name, "output.weight")) return adapter_extents(m, name, k, n);
     if (sscanf(name, "blk.%d.%n", &layer, &at) != 1 || !at) return false;
@@ -134,18 +144,23 @@ static err take_prefix(adapter_file *f, const model *m, const trained *t)
     i64 kv = m->h.n_kv_head * m->h.head_dim;
     float *to;
     if (sscanf(t->name, "blk.%d", &layer) != 1 || layer < 0 || layer >= m->h.n_layer || t->k != kv)
-        return err_new(ERR_INPUT, "a trained prefix of '%s' with %lld values, expected a layer of %s with %lld", t->name, (long long)t->k, m->path ? m->path : "the model", (long long)kv);
+        return err_new(ERR_INPUT, "a trained prefix of '%s' with %lld values, expected a layer of %s with %lld", t->name,
+                       (long long)t->k, m->path ? m->path : "the model", (long long)kv);
     if (!f->k) {
         f->k = arena_take(f->own, sizeof *f->k * (usize)m->h.n_layer * 2);
         if (!f->k) return no_memory();
         f->v = f->k + m->h.n_layer;
         f->n_prefix = t->n;
     }
-    if (t->n != f->n_prefix) return err_new(ERR_INPUT, "a trained prefix of %lld positions beside one of %lld", (long long)t->n, (long long)f->n_prefix);
+    if (t->n != f->n_prefix)
+        return err_new(ERR_INPUT, "a trained prefix of %lld positions beside one of %lld", (long long)t->n,
+                       (long long)f->n_prefix);
     TRY(floats(f, t->k * t->n, &to));
     memcpy(to, t->data, sizeof *to * (usize)(t->k * t->n));
-    if (t->kind == TRAIN_PREFIX_K) f->k[layer] = to;
-    else f->v[layer] = to;
+    if (t->kind == TRAIN_PREFIX_K)
+        f->k[layer] = to;
+    else
+        f->v[layer] = to;
     return OK;
 }
 
@@ -165,7 +180,8 @@ static err take_pair(adapter_file *f, const trained_set *set, const trained *a)
 {
     const trained *b = trained_find(set, TRAIN_B, a->name);
     low_rank *p;
-    if (!b || b->k != a->n) return err_new(ERR_INPUT, "trained pair '%s' has no B of %lld rows' length", a->name, (long long)a->n);
+    if (!b || b->k != a->n)
+        return err_new(ERR_INPUT, "trained pair '%s' has no B of %lld rows' length", a->name, (long long)a->n);
     TRY(adapter_add_pair(f, strcmp(a->name, "token_embd.weight") ? a->name : "output.weight", a->k, b->n, a->n, a->scale, &p));
     memcpy(p->a, a->data, sizeof *p->a * (usize)(a->k * a->n));
     memcpy(p->b, b->data, sizeof *p->b * (usize)(b->k * b->n));
@@ -180,7 +196,8 @@ static err take_one(adapter_file *f, const model *m, const trained_set *set, con
     case TRAIN_PREFIX_K:
     case TRAIN_PREFIX_V: return take_prefix(f, m, t);
     case TRAIN_PROMPT:
-        if (t->k != m->h.width) return err_new(ERR_INPUT, "a trained prompt of %lld values, expected %lld", (long long)t->k, (long long)m->h.width);
+        if (t->k != m->h.width)
+            return err_new(ERR_INPUT, "a trained prompt of %lld values, expected %lld", (long long)t->k, (long long)m->h.width);
         f->n_prompt = t->n;
         TRY(floats(f, t->k * t->n, &f->prompt));
         memcpy(f->prompt, t->data, sizeof *f->prompt * (usize)(t->k * t->n));

@@ -73,8 +73,9 @@ err  adapter_merge(const model *, const adapter_mix *, const char *out, dtype ty
 /* ---- names (names.c): Hugging Face's for GGUF's, of the architectures of arch.c --------------------------------------------- */
 typedef enum { ORDER_SAME, ORDER_QUERY, ORDER_KEY /* llama: heads' rows (j,i) -> (i,j) */, ORDER_TURNED /* Conv1D: [k,n] stored as [n,k] */, ORDER_NORM /* gemma: w - 1 */ } row_order;
 typedef struct { char name[48]; row_order order; } gguf_name;
+typedef struct { char name[112]; row_order order; } hf_name;
 bool names_from_hf(const char *arch, str hf, gguf_name *); /* "model.layers.3.self_attn.q_proj.weight", outer names of wrappers allowed */
-bool names_to_hf(const char *arch, const char *gguf, buf *hf, row_order *);
+bool names_to_hf(const char *arch, const char *gguf, hf_name *); /* as the usual model class has it: "model.layers.3..." */
 const char *names_arch(str hf);             /* the architecture that such a name belongs to, known or not ("opt"); NULL: cannot be told */
 void names_reorder(const model *, row_order, bool to_gguf, i64 k, i64 n, const float *from, float *to); /* [k,n] in GGUF's extents; a vector is k = 1 for QUERY and KEY, else n = 1 */
 #endif

@@ -8,13 +8,17 @@
 
 /* read, or of no consequence once training is over */
 static const char *const harmless[] = {
-    "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "modules_to_save",
+    "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode",
+    "modules_to_save",
     /* LORA */
-    "r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora", "layers_to_transform", "layers_pattern", "bias", "init_lora_weights", "lora_dropout",
-    "fan_in_fan_out" /* A and B are stored the same way */, "megatron_core", "runtime_config", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
+    "r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora", "layers_to_transform",
+    "layers_pattern", "bias", "init_lora_weights", "lora_dropout", "fan_in_fan_out" /* A and B are stored the same way */,
+    "megatron_core", "runtime_config", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
     /* prompts and prefixes */
-    "num_virtual_tokens", "num_transformer_submodules", "num_attention_heads", "num_layers", "token_dim", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",
-    "encoder_hidden_size", "prefix_projection" /* what is stored is projected */, "init_weights", "encoder_reparameterization_type", "encoder_num_layers", "encoder_dropout"};
+    "num_virtual_tokens", "num_transformer_submodules", "num_attention_heads", "num_layers", "token_dim", "prompt_tuning_init",
+    "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs", "encoder_hidden_size",
+    "prefix_projection" /* what is stored is projected */, "init_weights", "encoder_reparameterization_type",
+    "encoder_num_layers", "encoder_dropout"};
 /* known, and not computed here */
 static const struct {
     const char *key, *why;
@@ -60,9 +64,12 @@ static err check_one(const char *key, const json_t *v, const char *where)
     if (!is_on(v)) return OK;
     shown_value(v, value, sizeof value);
     for (usize i = 0; i < COUNT_OF(refused); i++)
-        if (!strcmp(refused[i].key, key)) return err_new(ERR_UNSUPPORTED, "%s: %s is %s: %s, which this build does not compute", where, key, value, refused[i].why);
+        if (!strcmp(refused[i].key, key))
+            return err_new(ERR_UNSUPPORTED, "%s: %s is %s: %s, which this build does not compute", where, key, value,
+                           refused[i].why);
     snprintf(shown, sizeof shown, "%s", key);
-    return err_new(ERR_UNSUPPORTED, "%s: the flag %s (%s) is not known here, and it may change what the adapter's numbers mean", where, shown, value);
+    return err_new(ERR_UNSUPPORTED, "%s: the flag %s (%s) is not known here, and it may change what the adapter's numbers mean",
+                   where, shown, value);
 }
 
 err adapter_check_flags(const json_t *config, const char *where, bool lora)
@@ -80,21 +87,29 @@ err adapter_check_flags(const json_t *config, const char *where, bool lora)
     if (known) return OK;
     char value[80];
     shown_value(init, value, sizeof value);
-    return err_new(ERR_UNSUPPORTED, "%s: init_lora_weights is %s: such an adapter belongs to a base model that was changed before training", where, value);
+    return err_new(ERR_UNSUPPORTED,
+                   "%s: init_lora_weights is %s: such an adapter belongs to a base model that was changed before training", where,
+                   value);
 }
 
 /* ---- numbers and patterns ----------------------------------------------------------------------------------------------- */
 err adapter_lora_flags(json_t *config, const char *where, lora_flags *f)
 {
     const json_t *r = json_object_get(config, "r"), *alpha = json_object_get(config, "lora_alpha");
-    *f = (lora_flags){.config = config, .rank = r ? json_integer_value(r) : 8, .alpha = alpha ? json_number_value(alpha) : 8, .rslora = json_is_true(json_object_get(config, "use_rslora"))};
-    if ((r && !json_is_integer(r)) || f->rank < 1 || f->rank > 1 << 16) return err_new(ERR_FORMAT, "%s: r is not a whole number of 1 to 65536", where);
-    if ((alpha && !json_is_number(alpha)) || !isfinite(f->alpha)) return err_new(ERR_FORMAT, "%s: lora_alpha is not a number", where);
+    *f = (lora_flags){.config = config,
+                      .rank = r ? json_integer_value(r) : 8,
+                      .alpha = alpha ? json_number_value(alpha) : 8,
+                      .rslora = json_is_true(json_object_get(config, "use_rslora"))};
+    if ((r && !json_is_integer(r)) || f->rank < 1 || f->rank > 1 << 16)
+        return err_new(ERR_FORMAT, "%s: r is not a whole number of 1 to 65536", where);
+    if ((alpha && !json_is_number(alpha)) || !isfinite(f->alpha))
+        return err_new(ERR_FORMAT, "%s: lora_alpha is not a number", where);
     return OK;
 }
 
 /* whether the whole of `text` matches, with `before` and `after` around the pattern; the i-th group goes to *number */
-static err matches(const char *where, const char *before, const char *pattern, const char *after, const char *text, bool *yes, i64 *number)
+static err matches(const char *where, const char *before, const char *pattern, const char *after, const char *text, bool *yes,
+                   i64 *number)
 {
     int code;
     PCRE2_SIZE at;
@@ -108,7 +123,8 @@ static err matches(const char *where, const char *before, const char *pattern, c
     pcre2_match_data *md = pcre2_match_data_create_from_pattern(re, NULL);
     pcre2_match_context *limits = pcre2_match_context_create(NULL);
     if (limits) pcre2_set_match_limit(limits, 100000); /* a pattern is somebody else's */
-    int got = md && limits ? pcre2_match(re, (PCRE2_SPTR)text, strlen(text), 0, PCRE2_ANCHORED, md, limits) : PCRE2_ERROR_NOMEMORY;
+    int got =
+        md && limits ? pcre2_match(re, (PCRE2_SPTR)text, strlen(text), 0, PCRE2_ANCHORED, md, limits) : PCRE2_ERROR_NOMEMORY;
     *yes = got > 0;
     if (*yes && number) {
         PCRE2_UCHAR idx[24];
@@ -119,7 +135,8 @@ static err matches(const char *where, const char *before, const char *pattern, c
     pcre2_match_data_free(md);
     pcre2_code_free(re);
     if (got < 0 && got != PCRE2_ERROR_NOMATCH)
-        return err_new(got == PCRE2_ERROR_NOMEMORY ? ERR_NOMEM : ERR_FORMAT, "%s: the pattern '%.80s' cannot be matched (%d)", where, pattern, got);
+        return err_new(got == PCRE2_ERROR_NOMEMORY ? ERR_NOMEM : ERR_FORMAT, "%s: the pattern '%.80s' cannot be matched (%d)",
+                       where, pattern, got);
     return OK;
 }
 
@@ -170,7 +187,8 @@ static bool listed(const json_t *list, const char *module)
 
 static err layer_chosen(const lora_flags *f, const char *where, const char *module, bool *yes)
 {
-    const json_t *layers = json_object_get(f->config, "layers_to_transform"), *pattern = json_object_get(f->config, "layers_pattern");
+    const json_t *layers = json_object_get(f->config, "layers_to_transform"),
+                 *pattern = json_object_get(f->config, "layers_pattern");
     i64 at = -1;
     bool found = false;
     *yes = true;
@@ -194,7 +212,8 @@ static err excluded(const lora_flags *f, const char *where, const char *module, 
 {
     const json_t *out = json_object_get(f->config, "exclude_modules"), *saved = json_object_get(f->config, "modules_to_save");
     *yes = false;
-    if (json_is_string(out) && json_string_length(out)) TRY(matches(where, "(?:", json_string_value(out), ")$", module, yes, NULL));
+    if (json_is_string(out) && json_string_length(out))
+        TRY(matches(where, "(?:", json_string_value(out), ")$", module, yes, NULL));
     if (json_is_array(out)) *yes = listed(out, module);
     for (usize i = 0; !*yes && i < json_array_size(saved); i++) {
         const char *p = json_string_value(json_array_get(saved, i));
@@ -211,7 +230,8 @@ err adapter_targets(const lora_flags *f, const char *where, const char *module, 
     TRY(excluded(f, where, module, &out));
     if (out) return OK;
     if (json_is_string(t)) {
-        if (!strcmp(json_string_value(t), "all-linear")) return *targeted = strcmp(module, "lm_head") && strcmp(module, "score"), OK;
+        if (!strcmp(json_string_value(t), "all-linear"))
+            return *targeted = strcmp(module, "lm_head") && strcmp(module, "score"), OK;
         return matches(where, "(?:", json_string_value(t), ")$", module, targeted, NULL);
     }
     if (!json_is_array(t) || !json_array_size(t)) return err_new(ERR_FORMAT, "%s: target_modules names no module", where);

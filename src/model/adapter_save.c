@@ -2,13 +2,18 @@
  *
  * Ranks and factors that differ from pair to pair go into rank_pattern and alpha_pattern under the module's whole name; alpha is
  * written for alpha/r, so that use_rslora stays false and every reader computes the same. Names are those of the model class that
- * a PEFT user would load (LlamaForCausalLM ...); where q, k and v of a fused tensor were trained apart, PEFT has one pair for them,
- * of their ranks together. */
+ * a PEFT user would load (LlamaForCausalLM ...); where q, k and v of a fused tensor were trained apart, PEFT has one pair for
+ * them, of their ranks together. */
 #include "model/adapter_inside.h"
 #include <math.h>
 #include <stdlib.h>
 
-typedef struct { char *name; const float *data; i64 k, n; bool vector; } out_tensor; /* [k,n] as it is written */
+typedef struct {
+    char *name;
+    const float *data;
+    i64 k, n;
+    bool vector;
+} out_tensor; /* [k,n] as it is written */
 typedef struct {
     const adapter_file *f;
     const model *m;
@@ -25,16 +30,10 @@ static err list(saver *s, char *name, const float *data, i64 k, i64 n, bool vect
     return OK;
 }
 
-static err hf_name(const saver *s, const char *gguf, char **out, row_order *order)
+static err name_there(const saver *s, const char *gguf, hf_name *out)
 {
-    buf b = {0};
-    if (!names_to_hf(s->m->arch->name, gguf, &b, order)) {
-        buf_free(&b);
-        return err_new(ERR_UNSUPPORTED, "'%s' has no name in Hugging Face's %s", gguf, s->m->arch->name);
-    }
-    *out = arena_str(s->own, b.p, b.n);
-    buf_free(&b);
-    return *out ? OK : no_memory();
+    if (names_to_hf(s->m->arch->name, gguf, out)) return OK;
+    return err_new(ERR_UNSUPPORTED, "'%s' has no name in Hugging Face's %s", gguf, s->m->arch->name);
 }
 
 /* ---- pairs -------------------------------------------------------------------------------------------------------------- */
@@ -57,7 +56,12 @@ static err fuse(saver *s, int layer, low_rank *out)
         const low_rank *p = adapter_pair_find(s->f, part[i]->name);
         rank += p ? p->rank : 0;
     }
-    *out = (low_rank){.k = k, .n = n, .rank = rank, .scale = 1, .a = arena_take(s->own, sizeof(float) * (usize)(k * rank)), .b = arena_take(s->own, sizeof(float) * (usize)(rank * n))};
+    *out = (low_rank){.k = k,
+                      .n = n,
+                      .rank = rank,
+                      .scale = 1,
+                      .a = arena_take(s->own, sizeof(float) * (usize)(k * rank)),
+                      .b = arena_take(s->own, sizeof(float) * (usize)(rank * n))};
     snprintf(out->name, sizeof out->name, "blk.%d.attn_qkv.weight", layer);
     if (!out->a || !out->b) return no_memory();
     for (int i = 0; i < 3; row += part[i++]->n) {
@@ -71,13 +75,18 @@ static err fuse(saver *s, int layer, low_rank *out)
     return OK;
 }
 
-typedef struct { json_t *targets, *ranks, *alphas; i64 rank; double alpha; } lora_config;
+typedef struct {
+    json_t *targets, *ranks, *alphas;
+    i64 rank;
+    double alpha;
+} lora_config;
 
 static err list_pair(saver *s, const low_rank *p, lora_config *c)
 {
-    char *hf;
-    row_order order;
-    TRY(hf_name(s, p->name, &hf, &order));
+    hf_name there;
+    TRY(name_there(s, p->name, &there));
+    char *hf = there.name;
+    row_order order = there.order;
     hf[strlen(hf) - strlen(".weight")] = 0;
     if (order == ORDER_TURNED) order = ORDER_SAME;
     float *b = p->b;
@@ -95,7 +104,8 @@ static err list_pair(saver *s, const low_rank *p, lora_config *c)
     for (const char *at = hf; *at; at++) buf_puts(&key, *at == '.' ? "\\." : (char[2]){*at});
     TRY(buf_error(&key));
     if (p->rank != c->rank) failed |= json_object_set_new(c->ranks, buf_cstr(&key), json_integer(p->rank));
-    if (fabs(alpha - c->alpha) > 1e-6 * fabs(c->alpha)) failed |= json_object_set_new(c->alphas, buf_cstr(&key), json_real(alpha));
+    if (fabs(alpha - c->alpha) > 1e-6 * fabs(c->alpha))
+        failed |= json_object_set_new(c->alphas, buf_cstr(&key), json_real(alpha));
     buf_free(&key);
     return failed ? no_memory() : OK;
 }
@@ -131,7 +141,8 @@ static err fuse_whole(saver *s, const whole_tensor *w, whole_tensor *out)
     int layer, at = 0;
     char which;
     *out = *w;
-    if (!s->m->arch->fused || sscanf(w->name, "blk.%d.attn_%c.%n", &layer, &which, &at) != 2 || !at || !strchr("qkv", which)) return OK;
+    if (!s->m->arch->fused || sscanf(w->name, "blk.%d.attn_%c.%n", &layer, &which, &at) != 2 || !at || !strchr("qkv", which))
+        return OK;
     snprintf(out->name, sizeof out->name, "blk.%d.attn_qkv.%s", layer, w->name + at);
     if (!adapter_fused(s->m, out->name, part)) return err_new(ERR_BUG, "%s: no tensor that it is a part of", w->name);
     i64 each = 0, k = part[0]->k;
@@ -144,8 +155,10 @@ static err fuse_whole(saver *s, const whole_tensor *w, whole_tensor *out)
         for (usize j = 0; j < s->f->n_whole; j++)
             if (!strcmp(s->f->whole[j].name, part[i]->name)) own = &s->f->whole[j];
         if (own && own < w) return out->data = NULL, OK; /* written with that one */
-        if (own) memcpy(to, own->data, sizeof *to * (usize)(own->k * own->n));
-        else weight_decode(part[i]->type, part[i]->lay, part[i]->k, part[i]->data, 0, part[i]->n, to);
+        if (own)
+            memcpy(to, own->data, sizeof *to * (usize)(own->k * own->n));
+        else
+            weight_decode(part[i]->type, part[i]->lay, part[i]->k, part[i]->data, 0, part[i]->n, to);
     }
     return OK;
 }
@@ -156,9 +169,10 @@ static err list_whole(saver *s, const whole_tensor *w, json_t *modules, bool pef
     TRY(fuse_whole(s, w, &fused));
     if (!fused.data) return OK;
     w = &fused;
-    char *hf;
-    row_order order;
-    TRY(hf_name(s, w->name, &hf, &order));
+    hf_name there;
+    TRY(name_there(s, w->name, &there));
+    char *hf = there.name;
+    row_order order = there.order;
     bool vector = str_ends(str_of(w->name), S(".bias")) || strstr(w->name, "norm") != NULL, turned = order == ORDER_TURNED;
     float *data = w->data;
     if (order != ORDER_SAME) {
@@ -167,7 +181,8 @@ static err list_whole(saver *s, const whole_tensor *w, json_t *modules, bool pef
         if (!data) return no_memory();
         names_reorder(s->m, order, false, rows ? 1 : w->k, rows ? w->k : w->n, w->data, data);
     }
-    TRY(list(s, arena_fmt(s->own, peft ? "base_model.model.%s" : "%s", hf), data, turned ? w->n : w->k, turned ? w->k : w->n, vector));
+    TRY(list(s, arena_fmt(s->own, peft ? "base_model.model.%s" : "%s", hf), data, turned ? w->n : w->k, turned ? w->k : w->n,
+             vector));
     char *end = strrchr(hf, '.');
     if (end) *end = 0;
     for (usize i = 0; i < json_array_size(modules); i++)
@@ -179,12 +194,9 @@ static err list_given(saver *s)
 {
     const adapter_file *f = s->f;
     i64 kv = s->m->h.n_kv_head * s->m->h.head_dim, layers = s->m->h.n_layer, row = 2 * layers * kv;
-    if (f->kind == ADAPTER_PROMPT) return list(s, arena_fmt(s->own, "prompt_embeddings"), f->prompt, s->m->h.width, f->n_prompt, false);
-    buf hf = {0};
-    row_order order = ORDER_SAME;
-    (void)names_to_hf(s->m->arch->name, "blk.0.attn_k.weight", &hf, &order);
-    buf_free(&hf);
-    if (order == ORDER_TURNED) order = ORDER_SAME;
+    if (f->kind == ADAPTER_PROMPT)
+        return list(s, arena_fmt(s->own, "prompt_embeddings"), f->prompt, s->m->h.width, f->n_prompt, false);
+    row_order order = adapter_key_order(s->m);
     float *all = arena_take(s->own, sizeof *all * (usize)(row * f->n_prefix));
     if (!all) return no_memory();
     for (i64 p = 0; p < f->n_prefix; p++)
@@ -216,9 +228,11 @@ static const char *base_of(const saver *s)
 
 static json_t *lora_json(const saver *s, const lora_config *c, json_t *modules)
 {
-    json_t *o = json_pack("{s:s,s:s,s:s,s:b,s:I,s:f,s:f,s:O,s:O,s:O,s:b,s:s,s:b,s:b}", "peft_type", "LORA", "task_type", task_of(s), "base_model_name_or_path", base_of(s), "inference_mode", 1, "r",
-                          (json_int_t)c->rank, "lora_alpha", c->alpha, "lora_dropout", 0.0, "target_modules", c->targets, "rank_pattern", c->ranks, "alpha_pattern", c->alphas, "use_rslora", 0, "bias",
-                          "none", "fan_in_fan_out", s->m->arch->fused, "init_lora_weights", 1);
+    json_t *o =
+        json_pack("{s:s,s:s,s:s,s:b,s:I,s:f,s:f,s:O,s:O,s:O,s:b,s:s,s:b,s:b}", "peft_type", "LORA", "task_type", task_of(s),
+                  "base_model_name_or_path", base_of(s), "inference_mode", 1, "r", (json_int_t)c->rank, "lora_alpha", c->alpha,
+                  "lora_dropout", 0.0, "target_modules", c->targets, "rank_pattern", c->ranks, "alpha_pattern", c->alphas,
+                  "use_rslora", 0, "bias", "none", "fan_in_fan_out", s->m->arch->fused, "init_lora_weights", 1);
     if (o && json_array_size(modules) && json_object_set(o, "modules_to_save", modules)) json_decref(o), o = NULL;
     return o;
 }
@@ -227,9 +241,12 @@ static json_t *given_json(const saver *s, json_t *modules)
 {
     const hparams *h = &s->m->h;
     bool prefix = s->f->kind == ADAPTER_PREFIX;
-    json_t *o = json_pack("{s:s,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:I}", "peft_type", prefix ? "PREFIX_TUNING" : "PROMPT_TUNING", "task_type", task_of(s), "base_model_name_or_path", base_of(s),
-                          "inference_mode", 1, "num_virtual_tokens", (json_int_t)(prefix ? s->f->n_prefix : s->f->n_prompt), "num_transformer_submodules", (json_int_t)1, "num_layers",
-                          (json_int_t)h->n_layer, "num_attention_heads", (json_int_t)(prefix ? h->n_kv_head : h->n_head), "token_dim", (json_int_t)(prefix ? h->n_kv_head * h->head_dim : h->width));
+    json_t *o =
+        json_pack("{s:s,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:I}", "peft_type", prefix ? "PREFIX_TUNING" : "PROMPT_TUNING", "task_type",
+                  task_of(s), "base_model_name_or_path", base_of(s), "inference_mode", 1, "num_virtual_tokens",
+                  (json_int_t)(prefix ? s->f->n_prefix : s->f->n_prompt), "num_transformer_submodules", (json_int_t)1,
+                  "num_layers", (json_int_t)h->n_layer, "num_attention_heads", (json_int_t)(prefix ? h->n_kv_head : h->n_head),
+                  "token_dim", (json_int_t)(prefix ? h->n_kv_head * h->head_dim : h->width));
     if (o && prefix && json_object_set_new(o, "prefix_projection", json_false())) json_decref(o), o = NULL;
     if (o && json_array_size(modules) && json_object_set(o, "modules_to_save", modules)) json_decref(o), o = NULL;
     return o;
@@ -240,9 +257,11 @@ static json_t *extras_json(const saver *s)
     static const char *const pools[] = {"mean", "first", "last"}, *const kinds[] = {"lora", "prompt", "prefix", "weights"};
     const adapter_file *f = s->f;
     json_t *labels = json_array(), *o;
-    for (usize i = 0; i < f->n_labels; i++) json_array_append_new(labels, json_pack("{s:s,s:s*}", "label", f->label[i].label, "words", f->label[i].words));
-    o = json_pack("{s:i,s:s,s:s,s:s,s:s*,s:s*,s:s*,s:s*,s:s}", "version", 1, "kind", kinds[f->kind], "architecture", s->m->arch->name, "base_name", base_of(s), "way", f->way, "base", f->base_id,
-                  "chat_template", f->chat_id, "template", f->text_form, "pool", pools[f->pool]);
+    for (usize i = 0; i < f->n_labels; i++)
+        json_array_append_new(labels, json_pack("{s:s,s:s*}", "label", f->label[i].label, "words", f->label[i].words));
+    o = json_pack("{s:i,s:s,s:s,s:s,s:s*,s:s*,s:s*,s:s*,s:s}", "version", 1, "kind", kinds[f->kind], "architecture",
+                  s->m->arch->name, "base_name", base_of(s), "way", f->way, "base", f->base_id, "chat_template", f->chat_id,
+                  "template", f->text_form, "pool", pools[f->pool]);
     if (o && f->n_labels && json_object_set(o, "labels", labels)) json_decref(o), o = NULL;
     json_decref(labels);
     return o;
@@ -258,8 +277,10 @@ static err write_tensors(const saver *s, const char *folder)
     if (!bad.code) bad = safetensors_create(&w, buf_cstr(&path));
     buf_free(&path);
     TRY(bad);
-    for (usize i = 0; i < s->n && !bad.code; i++) bad = safetensors_put_tensor(w, str_of(s->t[i].name), F32, s->t[i].vector ? 1 : 2, (i64[]){s->t[i].k, s->t[i].n});
-    for (usize i = 0; i < s->n && !bad.code; i++) bad = safetensors_put_data(w, s->t[i].data, sizeof *s->t[i].data * (usize)(s->t[i].k * s->t[i].n));
+    for (usize i = 0; i < s->n && !bad.code; i++)
+        bad = safetensors_put_tensor(w, str_of(s->t[i].name), F32, s->t[i].vector ? 1 : 2, (i64[]){s->t[i].k, s->t[i].n});
+    for (usize i = 0; i < s->n && !bad.code; i++)
+        bad = safetensors_put_data(w, s->t[i].data, sizeof *s->t[i].data * (usize)(s->t[i].k * s->t[i].n));
     if (!bad.code) return safetensors_commit(w);
     safetensors_drop(w);
     return bad;
@@ -289,7 +310,8 @@ static err save(saver *s, const char *folder, json_t *modules, lora_config *c)
     TRY(write_tensors(s, folder));
     TRY(write_json(extras_json(s), folder, "maru.json"));
     if (!peft) return OK;
-    return write_json(s->f->kind == ADAPTER_LORA ? lora_json(s, c, modules) : given_json(s, modules), folder, "adapter_config.json");
+    return write_json(s->f->kind == ADAPTER_LORA ? lora_json(s, c, modules) : given_json(s, modules), folder,
+                      "adapter_config.json");
 }
 
 err adapter_save(const adapter_file *f, const char *folder, const model *m)

@@ -1,7 +1,8 @@
 /* model/adapter_use.c - adapters at work: laid beside a model's weights, over them, or in place of what is trained.
  *
- * Several adapters at once are one pair of more rank: [a1; a2] and [b1 b2], scales folded into b, so the graph knows nothing of how
- * many there are. A fused tensor (gpt2's attn_qkv) is bound as its three parts, so a pair for it becomes three with the same a. */
+ * Several adapters at once are one pair of more rank: [a1; a2] and [b1 b2], scales folded into b, so the graph knows nothing of
+ * how many there are. A fused tensor (gpt2's attn_qkv) is bound as its three parts, so a pair for it becomes three with the same
+ * a. */
 #include "model/adapter_inside.h"
 
 static err no_memory(void) { return err_new(ERR_NOMEM, "out of memory for an adapter"); }
@@ -45,7 +46,7 @@ static void each_pair(const model *m, const adapter_mix *mix, i64 n_mixes, each_
 
 typedef struct {
     adapter_set *s;
-    i64 *rank; /* [n_slots, n] filled so far */
+    i64 *rank;  /* [n_slots, n] filled so far */
     i64 *k, *n; /* [n] */
     usize cap, cap_rank, cap_k, cap_n;
     bool failed;
@@ -60,7 +61,8 @@ static void count_rank(void *ctx, i64 mix, const low_rank *p, float scale, const
         adapter_pair one = {{0}, 0, NULL, NULL};
         usize i = b->s->n;
         snprintf(one.name, sizeof one.name, "%s", name);
-        b->failed = !vec_grow((void **)&b->rank, &b->cap_rank, (i + 1) * (usize)b->s->n_slots, sizeof *b->rank) || !vec_grow((void **)&b->k, &b->cap_k, i + 1, sizeof *b->k) ||
+        b->failed = !vec_grow((void **)&b->rank, &b->cap_rank, (i + 1) * (usize)b->s->n_slots, sizeof *b->rank) ||
+                    !vec_grow((void **)&b->k, &b->cap_k, i + 1, sizeof *b->k) ||
                     !vec_grow((void **)&b->n, &b->cap_n, i + 1, sizeof *b->n) || !VEC_PUSH(b->s->pair, b->s->n, b->cap, one);
         if (b->failed) return;
         b->k[i] = p->k, b->n[i] = n;
@@ -79,7 +81,8 @@ static void lay_pair(void *ctx, i64 mix, const low_rank *p, float scale, const c
     i64 *at = &b->rank[(q - b->s->pair) * b->s->n_slots + mix], r = q->rank;
     memcpy(q->a + p->k * (mix * r + *at), p->a, sizeof *q->a * (usize)(p->k * p->rank));
     for (i64 row = 0; row < n; row++)
-        for (i64 i = 0; i < p->rank; i++) q->b[(mix * n + row) * r + *at + i] = p->b[(from + row) * p->rank + i] * p->scale * scale;
+        for (i64 i = 0; i < p->rank; i++)
+            q->b[(mix * n + row) * r + *at + i] = p->b[(from + row) * p->rank + i] * p->scale * scale;
     *at += p->rank;
 }
 
@@ -125,7 +128,11 @@ err adapter_mix_check(const adapter_mix *mix)
     for (int u = 0; u < mix->n; u++) {
         const adapter_file *f = mix->use[u].file;
         if (mix->use[u].scale == 1 || !(f->n_prompt || f->n_prefix || f->n_whole)) continue;
-        return err_new(ERR_INPUT, "an adapter at scale %g: only low-rank pairs have a scale, this one has %s", (double)mix->use[u].scale, f->n_prompt ? "a soft prompt" : f->n_prefix ? "a prefix" : "whole tensors");
+        return err_new(ERR_INPUT, "an adapter at scale %g: only low-rank pairs have a scale, this one has %s",
+                       (double)mix->use[u].scale,
+                       f->n_prompt   ? "a soft prompt"
+                       : f->n_prefix ? "a prefix"
+                                     : "whole tensors");
     }
     return OK;
 }
@@ -144,7 +151,8 @@ err adapter_overlay(model *m, const adapter_file *f)
         model_weight *part[3], *w;
         i64 k, n;
         if (!adapter_extents(m, t->name, &k, &n) || (k >= 0 && k != t->k) || (n >= 0 && n != t->n))
-            return err_new(ERR_FORMAT, "the adapter's '%s' [%lld,%lld] is no tensor of %s", t->name, (long long)t->k, (long long)t->n, m->path ? m->path : "the model");
+            return err_new(ERR_FORMAT, "the adapter's '%s' [%lld,%lld] is no tensor of %s", t->name, (long long)t->k,
+                           (long long)t->n, m->path ? m->path : "the model");
         if (str_starts(str_of(t->name), S("score."))) continue; /* beside the model, not in it */
         if (adapter_fused(m, t->name, part)) {
             bool vector = t->n == 1;
@@ -161,13 +169,19 @@ err adapter_overlay(model *m, const adapter_file *f)
         bool tied = m->head.data == m->embed.data;
         if (!(w = adapter_weight(m, t->name))) return err_new(ERR_BUG, "%s: no weight behind its extents", t->name);
         cover(w, t->k, t->n, t->name, t->data);
-        if (w == &m->embed && tied && !m->arch->encoder) m->head = m->embed; /* a tie is of the graph: the head is the same matrix */
+        if (w == &m->embed && tied && !m->arch->encoder)
+            m->head = m->embed; /* a tie is of the graph: the head is the same matrix */
     }
     return OK;
 }
 
 /* ---- as what is trained ------------------------------------------------------------------------------------------------- */
-typedef struct { trained_set set; adapter_set *pairs; arena *own; usize cap; } mix_set; /* what adapter_trained_new hands out: set stands first */
+typedef struct {
+    trained_set set;
+    adapter_set *pairs;
+    arena *own;
+    usize cap;
+} mix_set; /* what adapter_trained_new hands out: set stands first */
 
 static err put(mix_set *x, trained_kind kind, const char *name, i64 k, i64 n, float *data)
 {
@@ -183,7 +197,8 @@ static err put_whole(mix_set *x, const model *m, const whole_tensor *w)
     if (!strcmp(w->name, "score.bias")) return put(x, TRAIN_CLASSES_B, "", w->k, w->n, w->data);
     if (!adapter_fused(m, w->name, part)) return put(x, TRAIN_WEIGHT, w->name, w->k, w->n, w->data);
     float *at = w->data;
-    for (int p = 0; p < 3; at += part[p]->k * part[p]->n, p++) TRY(put(x, TRAIN_WEIGHT, part[p]->name, part[p]->k, part[p]->n, at));
+    for (int p = 0; p < 3; at += part[p]->k * part[p]->n, p++)
+        TRY(put(x, TRAIN_WEIGHT, part[p]->name, part[p]->k, part[p]->n, at));
     return OK;
 }
 
@@ -198,7 +213,12 @@ static err join(mix_set *x, const adapter_mix *mix, i64 layer, trained_kind kind
     for (int u = 0; u < mix->n; u++) {
         const adapter_file *f = mix->use[u].file;
         i64 have = kind == TRAIN_PROMPT ? f->n_prompt : f->n_prefix;
-        if (have) memcpy(all + rows * at, kind == TRAIN_PROMPT ? f->prompt : kind == TRAIN_PREFIX_K ? f->k[layer] : f->v[layer], sizeof *all * (usize)(rows * have));
+        if (have)
+            memcpy(all + rows * at,
+                   kind == TRAIN_PROMPT     ? f->prompt
+                   : kind == TRAIN_PREFIX_K ? f->k[layer]
+                                            : f->v[layer],
+                   sizeof *all * (usize)(rows * have));
         at += have;
     }
     return put(x, kind, name, rows, n, all);
@@ -240,8 +260,10 @@ err adapter_trained_new(trained_set **out, const model *m, const adapter_mix *mi
     if (!x) return no_memory();
     x->own = arena_new();
     err bad = !x->own ? no_memory() : mix ? put_all(x, m, mix) : OK;
-    if (bad.code) adapter_trained_free(&x->set);
-    else *out = &x->set;
+    if (bad.code)
+        adapter_trained_free(&x->set);
+    else
+        *out = &x->set;
     return bad;
 }
 

@@ -1,7 +1,7 @@
 /* model/merge.c - an adapter into the weights: W + scale B A, encoded again in W's own type, and how far that moves the model.
  *
- * Encoding anew is where merged models are lost: what the adapter adds may be less than half a step of a 4-bit weight. So the file
- * is measured before it gets its name: both models read one text in float arithmetic, and the Kullback-Leibler divergence of
+ * Encoding anew is where merged models are lost: what the adapter adds may be less than half a step of a 4-bit weight. So the
+ * file is measured before it gets its name: both models read one text in float arithmetic, and the Kullback-Leibler divergence of
  * their next-token distributions is held against a limit. Everything else of the file is copied byte for byte. */
 #include "model/adapter_inside.h"
 #include <math.h>
@@ -9,9 +9,11 @@
 #include <unistd.h>
 
 static const char probe[] =
-    "The library opens at nine on weekdays and at ten on Saturdays. Visitors who want to borrow books need a card, which is free of "
+    "The library opens at nine on weekdays and at ten on Saturdays. Visitors who want to borrow books need a card, which is free "
+    "of "
     "charge for residents.\n\n회의는 매주 월요일 오전 열 시에 시작합니다. 휴가를 쓰려면 사흘 전까지 팀장에게 알려야 합니다.\n\n"
-    "int sum(const int *values, int n)\n{\n    int total = 0;\n    for (int i = 0; i < n; i++) total += values[i];\n    return total;\n}\n"
+    "int sum(const int *values, int n)\n{\n    int total = 0;\n    for (int i = 0; i < n; i++) total += values[i];\n    return "
+    "total;\n}\n"
     "Question: What is 17 + 25?\nAnswer: 42\n";
 enum { PROBE_TOKENS = 96 };
 
@@ -61,15 +63,24 @@ static err check(const merger *g)
     TRY(adapter_mix_check(g->mix));
     for (int u = 0; u < g->mix->n; u++) {
         const adapter_file *f = g->mix->use[u].file;
-        if (f->n_prompt || f->n_prefix) return err_new(ERR_UNSUPPORTED, "%s is no part of the weights: it cannot be merged, use it with --adapter", f->n_prompt ? "a soft prompt" : "a prefix");
+        if (f->n_prompt || f->n_prefix)
+            return err_new(ERR_UNSUPPORTED, "%s is no part of the weights: it cannot be merged, use it with --adapter",
+                           f->n_prompt ? "a soft prompt" : "a prefix");
         for (usize i = 0; i < f->n_whole; i++)
-            if (str_starts(str_of(f->whole[i].name), S("score."))) return err_new(ERR_UNSUPPORTED, "a classifier ('%s') has no place in a language model's file: use it with --adapter", f->whole[i].name);
+            if (str_starts(str_of(f->whole[i].name), S("score.")))
+                return err_new(ERR_UNSUPPORTED,
+                               "a classifier ('%s') has no place in a language model's file: use it with --adapter",
+                               f->whole[i].name);
     }
     return OK;
 }
 
 /* ---- one tensor ---------------------------------------------------------------------------------------------------------- */
-typedef struct { const low_rank *p; float scale, *w; i64 k; } product;
+typedef struct {
+    const low_rank *p;
+    float scale, *w;
+    i64 k;
+} product;
 
 static void add_product(void *ctx, int thread, int n_threads) /* w [k,n] += scale * b a, by rows */
 {
@@ -102,8 +113,10 @@ static void apply(const merger *g, const char *what, float *w, i64 k)
             in_file(g->m, p->name, name, &row);
             if (strcmp(name, what) != 0) continue;
             product x = {p, p->scale * g->mix->use[u].scale, w + row * k, k};
-            if (g->threads) pool_run(g->threads, add_product, &x);
-            else add_product(&x, 0, 1);
+            if (g->threads)
+                pool_run(g->threads, add_product, &x);
+            else
+                add_product(&x, 0, 1);
         }
 }
 
@@ -116,7 +129,7 @@ static err put_changed(const merger *g, gguf_writer *out, const file_tensor *t, 
 {
     i64 k = t->n[0], rows = t->n[1] * t->n[2] * t->n[3];
     dtype type = type_of(g, t);
-    float *w = mem_array(float, k * rows);
+    float *w = mem_array(float, k *rows);
     usize bytes = dtype_row_bytes(type, k);
     u8 *coded = mem_alloc(bytes * (usize)rows);
     err bad = w && coded ? adapter_read_tensor(t, name, w) : no_memory();
@@ -138,7 +151,8 @@ static err list_tensor(const merger *g, gguf_writer *out, const file_tensor *t, 
 {
     dtype type = changed ? type_of(g, t) : t->type;
     if (changed && (!dtype_table[type].encode || t->n[0] % dtype_table[type].block))
-        return err_new(ERR_UNSUPPORTED, "%s: rows of %lld values cannot be encoded as %s: choose another --type", name, (long long)t->n[0], dtype_table[type].name);
+        return err_new(ERR_UNSUPPORTED, "%s: rows of %lld values cannot be encoded as %s: choose another --type", name,
+                       (long long)t->n[0], dtype_table[type].name);
     g->report->changed += changed;
     return gguf_put_tensor(out, str_of(name), type, t->n_dims, t->n);
 }
@@ -154,14 +168,19 @@ static err write_all(const merger *g, gguf_writer *out)
             char name[1025];
             snprintf(name, sizeof name, "%.*s", (int)t->name.n, t->name.p);
             bool changed = touches(g, name);
-            if (!pass) TRY(list_tensor(g, out, t, name, changed));
-            else if (changed) TRY(put_changed(g, out, t, name));
-            else TRY(gguf_put_data(out, t->data, t->bytes));
+            if (!pass)
+                TRY(list_tensor(g, out, t, name, changed));
+            else if (changed)
+                TRY(put_changed(g, out, t, name));
+            else
+                TRY(gguf_put_data(out, t->data, t->bytes));
         }
         if (!g->unties) continue;
         CHECK(embed);
-        if (!pass) TRY(list_tensor(g, out, embed, "output.weight", true));
-        else TRY(put_changed(g, out, embed, "output.weight"));
+        if (!pass)
+            TRY(list_tensor(g, out, embed, "output.weight", true));
+        else
+            TRY(put_changed(g, out, embed, "output.weight"));
     }
     return OK;
 }
@@ -234,13 +253,15 @@ static err measure(const merger *g, const char *path)
     return bad;
 }
 
-err adapter_merge(const model *m, const adapter_mix *mix, const char *out, dtype type, double limit, bool force, pool *threads, merge_report *report)
+err adapter_merge(const model *m, const adapter_mix *mix, const char *out, dtype type, double limit, bool force, pool *threads,
+                  merge_report *report)
 {
     merger g = {.m = m, .mix = mix, .threads = threads, .type = type, .report = report};
     buf unmeasured = {0};
     *report = (merge_report){0};
     TRY(check(&g));
-    if (m->arch->encoder) return err_new(ERR_UNSUPPORTED, "%s is an embedding model: what merging does to its vectors is not measured", m->path);
+    if (m->arch->encoder)
+        return err_new(ERR_UNSUPPORTED, "%s is an embedding model: what merging does to its vectors is not measured", m->path);
     g.unties = touches(&g, "output.weight") && !file_tensor_find(m->file, S("output.weight"));
     buf_fmt(&unmeasured, "%s.unmeasured", out);
     TRY(buf_error(&unmeasured));
@@ -249,7 +270,9 @@ err adapter_merge(const model *m, const adapter_mix *mix, const char *out, dtype
     if (!bad.code) {
         bad = measure(&g, path);
         if (!bad.code && !(report->kld <= limit) && !force)
-            bad = err_new(ERR_INPUT, "merging moves the model by %.4f nats for each token (limit %.4f, largest change of a logit %.3f): nothing is written; --type f16 keeps more, --force writes it all the same",
+            bad = err_new(ERR_INPUT,
+                          "merging moves the model by %.4f nats for each token (limit %.4f, largest change of a logit %.3f): "
+                          "nothing is written; --type f16 keeps more, --force writes it all the same",
                           report->kld, limit, report->max_abs_logit);
         if (!bad.code && rename(path, out)) bad = err_os("%s: cannot get its name", out);
         if (bad.code) unlink(path);

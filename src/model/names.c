@@ -6,12 +6,18 @@
  * less one there. Architectures that maru does not run are known by their names only far enough to say which one it is. */
 #include "model/arch.h"
 
-typedef struct { const char *hf, *gguf; row_order order; } name_row;
+typedef struct {
+    const char *hf, *gguf;
+    row_order order;
+} name_row;
 #define FAMILY                                                                                                                   \
     {"embed_tokens", "token_embd"}, {"layers.#.self_attn.q_proj", "blk.#.attn_q", ORDER_QUERY},                                  \
         {"layers.#.self_attn.k_proj", "blk.#.attn_k", ORDER_KEY}, {"layers.#.self_attn.v_proj", "blk.#.attn_v"},                 \
         {"layers.#.self_attn.o_proj", "blk.#.attn_output"}, {"layers.#.mlp.gate_proj", "blk.#.ffn_gate"},                        \
-        {"layers.#.mlp.up_proj", "blk.#.ffn_up"}, {"layers.#.mlp.down_proj", "blk.#.ffn_down"}
+        {"layers.#.mlp.up_proj", "blk.#.ffn_up"},                                                                                \
+    {                                                                                                                            \
+        "layers.#.mlp.down_proj", "blk.#.ffn_down"                                                                               \
+    }
 static const name_row llama_rows[] = {FAMILY,
                                       {"layers.#.input_layernorm", "blk.#.attn_norm"},
                                       {"layers.#.post_attention_layernorm", "blk.#.ffn_norm"},
@@ -72,10 +78,12 @@ static const struct name_table {
 static const struct {
     const char *part, *arch;
 } foreign[] = {
-    {"model.decoder.layers.", "opt"},        {"gpt_neox.layers.", "gpt_neox"}, {".attn.attention.", "gpt_neo"},
-    {".self_attention.", "bloom or falcon"}, {".self_attn.qkv_proj", "phi3"},  {"distilbert.", "distilbert"},
-    {".block_sparse_moe.", "mixtral"},       {".mlp.experts.", "a mixture of experts"}, {"encoder.block.", "t5"}, {"decoder.block.", "t5"},
-    {"backbone.layers.", "mamba"},           {".self_attn.Wqkv", "mpt or modernbert"},
+    {"model.decoder.layers.", "opt"},  {"gpt_neox.layers.", "gpt_neox"},
+    {".attn.attention.", "gpt_neo"},   {".self_attention.", "bloom or falcon"},
+    {".self_attn.qkv_proj", "phi3"},   {"distilbert.", "distilbert"},
+    {".block_sparse_moe.", "mixtral"}, {".mlp.experts.", "a mixture of experts"},
+    {"encoder.block.", "t5"},          {"decoder.block.", "t5"},
+    {"backbone.layers.", "mamba"},     {".self_attn.Wqkv", "mpt or modernbert"},
 };
 
 static const struct name_table *table_of(const char *arch)
@@ -103,12 +111,13 @@ static bool fits(const char *pattern, str s, i64 *layer)
     return at == s.n;
 }
 
-static void fill(const char *pattern, i64 layer, buf *out)
+static bool fill_name(const char *pattern, i64 layer, str end, char *out, usize size)
 {
-    for (const char *p = pattern; *p; p++) {
-        if (*p == '#') buf_fmt(out, "%lld", (long long)layer);
-        else buf_byte(out, *p);
-    }
+    const char *mark = strchr(pattern, '#');
+    int n = mark ? snprintf(out, size, "%.*s%lld%s%.*s", (int)(mark - pattern), pattern, (long long)layer, mark + 1, (int)end.n,
+                            end.n ? end.p : "")
+                 : snprintf(out, size, "%s%.*s", pattern, (int)end.n, end.n ? end.p : "");
+    return n > 0 && (usize)n < size;
 }
 
 /* "module.weight" -> module and ".weight" or ".bias"; a name without either is a module alone */
@@ -143,20 +152,15 @@ bool names_from_hf(const char *arch, str hf, gguf_name *out)
         for (const name_row *r = t->row; r->hf; r++) {
             i64 layer;
             if (!fits(r->hf, rest, &layer)) continue;
-            buf b = {0};
-            fill(r->gguf, layer, &b);
-            buf_str(&b, end);
-            bool ok = !buf_error(&b).code && b.n < sizeof out->name;
-            if (ok) snprintf(out->name, sizeof out->name, "%s", buf_cstr(&b));
+            bool ok = fill_name(r->gguf, layer, end, out->name, sizeof out->name);
             out->order = order_in(t, r, str_eq(end, S(".bias")));
-            buf_free(&b);
             return ok;
         }
     }
     return false;
 }
 
-bool names_to_hf(const char *arch, const char *gguf, buf *hf, row_order *order)
+bool names_to_hf(const char *arch, const char *gguf, hf_name *out)
 {
     const struct name_table *t = table_of(arch);
     str module, end = split(str_of(gguf), &module);
@@ -164,11 +168,9 @@ bool names_to_hf(const char *arch, const char *gguf, buf *hf, row_order *order)
         i64 layer;
         if (!fits(r->gguf, module, &layer)) continue;
         bool outside = !strcmp(r->gguf, "output") || !strcmp(r->gguf, "score");
-        if (!outside) buf_puts(hf, t->outer[0]);
-        fill(r->hf, layer, hf);
-        buf_str(hf, end);
-        *order = order_in(t, r, str_eq(end, S(".bias")));
-        return true;
+        usize n = (usize)snprintf(out->name, sizeof out->name, "%s", outside ? "" : t->outer[0]);
+        out->order = order_in(t, r, str_eq(end, S(".bias")));
+        return fill_name(r->hf, layer, end, out->name + n, sizeof out->name - n);
     }
     return false;
 }

@@ -1,6 +1,6 @@
 /* Adapters at work in an engine: pairs, whole tensors, soft prompts and prefixes, alone and several at once, give what the same
- * matrices give in a graph without pages; sessions of one engine with different adapters do not disturb each other, in one batch and
- * through cached pages; what cannot work is refused before anything runs. */
+ * matrices give in a graph without pages; sessions of one engine with different adapters do not disturb each other, in one batch
+ * and through cached pages; what cannot work is refused before anything runs. */
 #include "../model/tiny.h"
 #include "engine/engine.h"
 #include <pthread.h>
@@ -28,7 +28,10 @@ static int drop_folder(void **state)
 
 /* ---- adapters made here --------------------------------------------------------------------------------------------------- */
 enum { PAIR, PAIR2, PROMPT, PREFIX, WHOLE, CLASSES, N_MADE };
-typedef struct { trained t[16]; usize n; } made;
+typedef struct {
+    trained t[16];
+    usize n;
+} made;
 
 static void put(made *s, trained_kind kind, const char *name, i64 k, i64 n, u64 seed, float size)
 {
@@ -48,19 +51,28 @@ static void make(int which)
     i64 d = m->h.width, kv = m->h.n_kv_head * m->h.head_dim;
     switch (which) {
     case PAIR:
-        put(&s, TRAIN_A, "blk.0.attn_q.weight", d, 3, 1, 0.3f), put(&s, TRAIN_B, "blk.0.attn_q.weight", 3, m->layers[0].q.n, 2, 0.3f);
-        put(&s, TRAIN_A, "blk.1.ffn_down.weight", m->h.n_ff, 2, 3, 0.3f), put(&s, TRAIN_B, "blk.1.ffn_down.weight", 2, d, 4, 0.3f);
+        put(&s, TRAIN_A, "blk.0.attn_q.weight", d, 3, 1, 0.3f),
+            put(&s, TRAIN_B, "blk.0.attn_q.weight", 3, m->layers[0].q.n, 2, 0.3f);
+        put(&s, TRAIN_A, "blk.1.ffn_down.weight", m->h.n_ff, 2, 3, 0.3f),
+            put(&s, TRAIN_B, "blk.1.ffn_down.weight", 2, d, 4, 0.3f);
         break;
-    case PAIR2: put(&s, TRAIN_A, "blk.0.attn_q.weight", d, 1, 5, 0.4f), put(&s, TRAIN_B, "blk.0.attn_q.weight", 1, m->layers[0].q.n, 6, 0.4f); break;
+    case PAIR2:
+        put(&s, TRAIN_A, "blk.0.attn_q.weight", d, 1, 5, 0.4f),
+            put(&s, TRAIN_B, "blk.0.attn_q.weight", 1, m->layers[0].q.n, 6, 0.4f);
+        break;
     case PROMPT: put(&s, TRAIN_PROMPT, "", d, 5, 7, 0.7f); break;
     case PREFIX: /* more than a page of it */
         for (i64 l = 0; l < m->h.n_layer; l++) {
             char name[16];
             snprintf(name, sizeof name, "blk.%d", (int)l);
-            put(&s, TRAIN_PREFIX_K, name, kv, KV_PAGE + 9, 10 + (u64)l, 0.8f), put(&s, TRAIN_PREFIX_V, name, kv, KV_PAGE + 9, 20 + (u64)l, 0.8f);
+            put(&s, TRAIN_PREFIX_K, name, kv, KV_PAGE + 9, 10 + (u64)l, 0.8f),
+                put(&s, TRAIN_PREFIX_V, name, kv, KV_PAGE + 9, 20 + (u64)l, 0.8f);
         }
         break;
-    case WHOLE: put(&s, TRAIN_WEIGHT, "blk.1.attn_norm.weight", d, 1, 30, 0.5f), put(&s, TRAIN_WEIGHT, "blk.1.ffn_up.weight", d, m->h.n_ff, 31, 0.2f); break;
+    case WHOLE:
+        put(&s, TRAIN_WEIGHT, "blk.1.attn_norm.weight", d, 1, 30, 0.5f),
+            put(&s, TRAIN_WEIGHT, "blk.1.ffn_up.weight", d, m->h.n_ff, 31, 0.2f);
+        break;
     default: put(&s, TRAIN_CLASSES, "", d, 2, 32, 0.3f);
     }
     assert_ok(adapter_of_trained(&f, m, &(trained_set){s.t, s.n}));
@@ -86,11 +98,19 @@ static void make_all(void **state)
     for (int i = 0; i < N_MADE; i++) make(i);
 }
 
-/* ---- what they should do ---------------------------------------------------------------------------------------------------- */
-static const i32 text[] = {5, 40, 7, 99, 12, 3, 64, 33, 21, 8, 150, 77, 201, 9, 45, 60, 61, 62, 180, 2, 30, 31, 99, 98, 97, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 100, 101, 102, 103, 104};
+/* ---- what they should do ----------------------------------------------------------------------------------------------------
+ */
+static const i32 text[] = {5,  40, 7,  99, 12, 3,  64, 33, 21, 8,  150, 77, 201, 9,  45, 60,  61,  62,  180, 2,
+                           30, 31, 99, 98, 97, 50, 51, 52, 53, 54, 55,  56, 57,  58, 59, 100, 101, 102, 103, 104};
 enum { N_TEXT = COUNT_OF(text) };
 
-typedef struct { int n; struct { int which; float scale; } use[3]; } choice;
+typedef struct {
+    int n;
+    struct {
+        int which;
+        float scale;
+    } use[3];
+} choice;
 
 static void expected(const choice *c, float *score) /* [N_TEXT] */
 {
@@ -119,7 +139,9 @@ static engine *open_with(const engine_adapter *a, int n)
 static void test_against_graph(void **state)
 {
     (void)state;
-    static const choice cases[] = {{1, {{PAIR, 1}}}, {1, {{PAIR, 0.25f}}}, {2, {{PAIR, 0.5f}, {PAIR2, 2}}}, {1, {{PROMPT, 1}}}, {1, {{PREFIX, 1}}}, {1, {{WHOLE, 1}}}, {3, {{PREFIX, 1}, {PROMPT, 1}, {PAIR, 1}}}};
+    static const choice cases[] = {
+        {1, {{PAIR, 1}}},   {1, {{PAIR, 0.25f}}}, {2, {{PAIR, 0.5f}, {PAIR2, 2}}},           {1, {{PROMPT, 1}}},
+        {1, {{PREFIX, 1}}}, {1, {{WHOLE, 1}}},    {3, {{PREFIX, 1}, {PROMPT, 1}, {PAIR, 1}}}};
     float plain[N_TEXT], want[N_TEXT], have[N_TEXT];
     expected(&(choice){0}, plain);
     for (usize i = 0; i < COUNT_OF(cases); i++) {
@@ -131,7 +153,9 @@ static void test_against_graph(void **state)
         expected(&cases[i], want);
         assert_ok(session_open(&s, e, 0));
         assert_ok(session_generate(s, &(gen_request){.ids = text, .n = N_TEXT, .score = have}, NULL));
-        for (int k = 1; k < N_TEXT; k++) off = fmax(off, fabs((double)have[k] - (double)want[k])), moved = fmax(moved, fabs((double)plain[k] - (double)want[k]));
+        for (int k = 1; k < N_TEXT; k++)
+            off = fmax(off, fabs((double)have[k] - (double)want[k])),
+            moved = fmax(moved, fabs((double)plain[k] - (double)want[k]));
         print_message("case %zu: off by %.1e, moved by %.1e\n", i, off, moved);
         assert_true(off < 2e-4 && moved > 0.02);
         assert_ok(session_use(s, -1)); /* the model alone, in the same session */
@@ -143,8 +167,12 @@ static void test_against_graph(void **state)
     }
 }
 
-/* ---- several at once ------------------------------------------------------------------------------------------------------------ */
-typedef struct { i32 id[64]; int n; } said;
+/* ---- several at once
+ * ------------------------------------------------------------------------------------------------------------ */
+typedef struct {
+    i32 id[64];
+    int n;
+} said;
 static err keep_token(void *ctx, const gen_token *t)
 {
     said *x = ctx;
@@ -156,11 +184,22 @@ static gen_result say(session *s, usize n, said *x)
 {
     gen_result r;
     x->n = 0;
-    assert_ok(session_generate(s, &(gen_request){.ids = text, .n = n, .max_tokens = 24, .ignore_end = true, .token = keep_token, .ctx = x, .sample = {.repeat_penalty = 1.1f}}, &r));
+    assert_ok(session_generate(s,
+                               &(gen_request){.ids = text,
+                                              .n = n,
+                                              .max_tokens = 24,
+                                              .ignore_end = true,
+                                              .token = keep_token,
+                                              .ctx = x,
+                                              .sample = {.repeat_penalty = 1.1f}},
+                               &r));
     return r;
 }
 
-typedef struct { session *s; said x; } talker;
+typedef struct {
+    session *s;
+    said x;
+} talker;
 static void *talk(void *ctx)
 {
     talker *t = ctx;
@@ -171,7 +210,8 @@ static void *talk(void *ctx)
 static void test_together(void **state)
 {
     (void)state;
-    const engine_adapter all[] = {{paths[PAIR], 1, 0}, {paths[PAIR2], 2, 1}, {paths[PROMPT], 1, 2}, {paths[PREFIX], 1, 3}, {paths[PREFIX], 1, 4}, {paths[PROMPT], 1, 4}, {paths[PAIR], 1, 4}};
+    const engine_adapter all[] = {{paths[PAIR], 1, 0},   {paths[PAIR2], 2, 1},  {paths[PROMPT], 1, 2}, {paths[PREFIX], 1, 3},
+                                  {paths[PREFIX], 1, 4}, {paths[PROMPT], 1, 4}, {paths[PAIR], 1, 4}};
     enum { MIXES = 5 };
     said alone[MIXES + 1];
     for (int mix = -1; mix < MIXES; mix++) { /* each by itself */
@@ -221,7 +261,8 @@ static void test_little_room(void **state)
     talker t[4];
     pthread_t th[4];
     said want;
-    assert_ok(engine_open(&e, model_path(), &(engine_opts){.threads = 1, .kv_tokens = 8 * KV_PAGE, .adapters = all, .n_adapters = 1}));
+    assert_ok(
+        engine_open(&e, model_path(), &(engine_opts){.threads = 1, .kv_tokens = 8 * KV_PAGE, .adapters = all, .n_adapters = 1}));
     for (int i = 0; i < 4; i++) assert_ok(session_open(&t[i].s, e, (u64)i)); /* owners share nothing */
     say(t[0].s, N_TEXT, &want);
     for (int i = 0; i < 4; i++) assert_int_equal(pthread_create(&th[i], NULL, talk, &t[i]), 0);
@@ -237,7 +278,11 @@ static void test_little_room(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    const struct { engine_adapter a[2]; int n, code; const char *word; } cases[] = {
+    const struct {
+        engine_adapter a[2];
+        int n, code;
+        const char *word;
+    } cases[] = {
         {{{paths[CLASSES], 1, 0}}, 1, ERR_INPUT, "classifier"},
         {{{paths[WHOLE], 1, 0}, {paths[PAIR], 1, 1}}, 2, ERR_UNSUPPORTED, "whole tensors"},
         {{{paths[PROMPT], 0.5f, 0}}, 1, ERR_INPUT, "scale"},
@@ -268,7 +313,8 @@ static void test_embedder(void **state)
     snprintf(adapter, sizeof adapter, "%s/bert-a", folder);
     tiny_write(path, &t);
     assert_ok(model_open(&m, path, NULL));
-    put(&s, TRAIN_A, "blk.0.attn_v.weight", m->h.width, 2, 40, 0.5f), put(&s, TRAIN_B, "blk.0.attn_v.weight", 2, m->layers[0].v.n, 41, 0.5f);
+    put(&s, TRAIN_A, "blk.0.attn_v.weight", m->h.width, 2, 40, 0.5f),
+        put(&s, TRAIN_B, "blk.0.attn_v.weight", 2, m->layers[0].v.n, 41, 0.5f);
     assert_ok(adapter_of_trained(&f, m, &(trained_set){s.t, s.n}));
     assert_ok(adapter_save(f, adapter, m));
     adapter_free(f);
@@ -291,8 +337,8 @@ static void test_embedder(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(make_all),      cmocka_unit_test(test_against_graph), cmocka_unit_test(test_together), cmocka_unit_test(test_little_room),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_embedder),
+        cmocka_unit_test(make_all),         cmocka_unit_test(test_against_graph), cmocka_unit_test(test_together),
+        cmocka_unit_test(test_little_room), cmocka_unit_test(test_refusals),      cmocka_unit_test(test_embedder),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

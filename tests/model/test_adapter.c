@@ -1,7 +1,7 @@
-/* Adapters: what the real PEFT computes over SmolLM2-135M (tests/golden, made by peft_golden.py) comes out here too, for LoRA with
- * patterns and rank-stabilised scales, whole modules, soft prompts and prefixes; what is saved is read again, name by name and bit
- * by bit; real adapters of others bind to made-up models of their shape or are refused by name; a flag that changes what the numbers
- * mean is refused; merging does what the unmerged pair does, and says what it lost. */
+/* Adapters: what the real PEFT computes over SmolLM2-135M (tests/golden, made by peft_golden.py) comes out here too, for LoRA
+ * with patterns and rank-stabilised scales, whole modules, soft prompts and prefixes; what is saved is read again, name by name
+ * and bit by bit; real adapters of others bind to made-up models of their shape or are refused by name; a flag that changes what
+ * the numbers mean is refused; merging does what the unmerged pair does, and says what it lost. */
 #include "tiny.h"
 #include "model/arch.h"
 #include <jansson.h>
@@ -59,14 +59,26 @@ static model *made_up(const char *arch, i64 layers, i64 width, i64 heads, i64 kv
     i64 hd = width / heads, kv = kv_heads * hd;
     m->arch = arch_find(str_of(arch));
     m->path = mem_strdup("made-up");
-    m->h = (hparams){.n_layer = layers, .width = width, .n_head = heads, .n_kv_head = kv_heads, .head_dim = hd, .rope_dims = hd, .n_ff = ff, .n_vocab = vocab};
+    m->h = (hparams){.n_layer = layers,
+                     .width = width,
+                     .n_head = heads,
+                     .n_kv_head = kv_heads,
+                     .head_dim = hd,
+                     .rope_dims = hd,
+                     .n_ff = ff,
+                     .n_vocab = vocab};
     m->layers = mem_array(layer_weights, layers);
     m->embed = m->head = (model_weight){.data = &nothing, .k = width, .n = vocab, .name = "token_embd.weight"};
     for (i64 i = 0; i < layers; i++) {
         layer_weights *w = &m->layers[i];
-        struct { model_weight *w; const char *name; i64 k, n; } all[] = {{&w->q, "attn_q.weight", width, width}, {&w->k, "attn_k.weight", width, kv}, {&w->v, "attn_v.weight", width, kv},
-                                                                         {&w->o, "attn_output.weight", width, width}, {&w->gate, "ffn_gate.weight", width, ff}, {&w->up, "ffn_up.weight", width, ff},
-                                                                         {&w->down, "ffn_down.weight", ff, width}};
+        struct {
+            model_weight *w;
+            const char *name;
+            i64 k, n;
+        } all[] = {{&w->q, "attn_q.weight", width, width},   {&w->k, "attn_k.weight", width, kv},
+                   {&w->v, "attn_v.weight", width, kv},      {&w->o, "attn_output.weight", width, width},
+                   {&w->gate, "ffn_gate.weight", width, ff}, {&w->up, "ffn_up.weight", width, ff},
+                   {&w->down, "ffn_down.weight", ff, width}};
         for (usize k = 0; k < COUNT_OF(all); k++) {
             *all[k].w = (model_weight){.data = &nothing, .k = all[k].k, .n = all[k].n};
             snprintf(all[k].w->name, sizeof all[k].w->name, "blk.%d.%s", (int)i, all[k].name);
@@ -91,7 +103,7 @@ static float *logits_of(const model *m, const adapter_file *f, float scale)
     i32 id[64];
     usize n = json_array_size(t);
     for (usize i = 0; i < n; i++) id[i] = (i32)json_integer_value(json_array_get(t, i));
-    float *out = mem_array(float, (i64)n *m->h.n_vocab);
+    float *out = mem_array(float, (i64)n * m->h.n_vocab);
     adapter_use use = {f, scale};
     adapter_mix mix = {&use, 1};
     assert_ok(model_logits(m, f ? &mix : NULL, id, (i64)n, threads, out));
@@ -105,7 +117,8 @@ static double worst_against(const model *m, const float *logits, const json_t *w
     json_t *rows = json_object_get(want, "logits");
     for (usize r = 0; r < json_array_size(rows); r++)
         for (usize i = 0; i < json_array_size(json_array_get(rows, r)); i++) {
-            double d = fabs(json_real_value(json_array_get(json_array_get(rows, r), i)) - (double)logits[(i64)r * m->h.n_vocab + (i64)i * stride]);
+            double d = fabs(json_real_value(json_array_get(json_array_get(rows, r), i)) -
+                            (double)logits[(i64)r * m->h.n_vocab + (i64)i * stride]);
             if (d > worst) worst = d;
         }
     return worst;
@@ -160,7 +173,8 @@ static void same_adapter(const adapter_file *a, const adapter_file *b, const mod
         for (usize k = 0; k < b->n_whole; k++)
             if (!strcmp(b->whole[k].name, p->name)) q = &b->whole[k];
         assert_non_null(q);
-        for (i64 k = 0; k < p->k * p->n; k++) assert_true(fabsf(p->data[k] - q->data[k]) < 1e-6f); /* gemma's norms lose a bit on the way through "less one" */
+        for (i64 k = 0; k < p->k * p->n; k++)
+            assert_true(fabsf(p->data[k] - q->data[k]) < 1e-6f); /* gemma's norms lose a bit on the way through "less one" */
     }
     if (a->n_prompt) same_floats(a->prompt, b->prompt, m->h.width * a->n_prompt);
     for (i64 l = 0; a->n_prefix && l < m->h.n_layer; l++) {
@@ -202,7 +216,8 @@ static void test_round_trip(void **state)
         snprintf(path, sizeof path, "tests/golden/peft-%s", names[i]);
         assert_ok(adapter_load(&f, path, m));
         f->text_form = (char *)(uintptr_t) "리뷰: {text}\n감정:";
-        f->label = (adapter_label[]){{(char *)(uintptr_t) "부정", (char *)(uintptr_t) " bad"}, {(char *)(uintptr_t) "긍정", NULL}};
+        f->label =
+            (adapter_label[]){{(char *)(uintptr_t) "부정", (char *)(uintptr_t) " bad"}, {(char *)(uintptr_t) "긍정", NULL}};
         f->n_labels = 2;
         f->pool = POOL_MEAN;
         assert_ok(adapter_save(f, in_folder(names[i]), m));
@@ -241,7 +256,10 @@ static void fill_random(float *x, i64 n, u64 seed, float size)
     for (i64 i = 0; i < n; i++) x[i] = size * rng_normal(&r);
 }
 
-typedef struct { trained t[64]; usize n; } made;
+typedef struct {
+    trained t[64];
+    usize n;
+} made;
 
 static void made_put(made *s, trained_kind kind, const char *name, i64 k, i64 n, float scale)
 {
@@ -258,7 +276,8 @@ static void made_free(made *s)
 
 static void made_pairs(made *s, const model *m)
 {
-    static const char *const names[] = {"blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.1.attn_v.weight", "blk.1.attn_output.weight", "blk.0.ffn_up.weight", "blk.1.ffn_down.weight"};
+    static const char *const names[] = {"blk.0.attn_q.weight",      "blk.0.attn_k.weight", "blk.1.attn_v.weight",
+                                        "blk.1.attn_output.weight", "blk.0.ffn_up.weight", "blk.1.ffn_down.weight"};
     const layer_weights *w = m->layers;
     const model_weight *of[] = {&w[0].q, &w[0].k, &w[1].v, &w[1].o, &w[0].up, &w[1].down};
     for (usize i = 0; i < COUNT_OF(names); i++) {
@@ -354,7 +373,9 @@ static void test_mix(void **state)
         made_put(&s[i], TRAIN_A, "blk.0.attn_k.weight", m->h.width, 2 + i, 1.5f);
         made_put(&s[i], TRAIN_B, "blk.0.attn_k.weight", 2 + i, m->layers[0].k.n, 0);
         fill_random(s[i].t[0].data, m->h.width * (2 + i), 100 + (u64)i, 0.3f);
-        if (i) made_put(&s[i], TRAIN_A, "blk.1.ffn_down.weight", m->h.n_ff, 1, 1), made_put(&s[i], TRAIN_B, "blk.1.ffn_down.weight", 1, m->h.width, 0);
+        if (i)
+            made_put(&s[i], TRAIN_A, "blk.1.ffn_down.weight", m->h.n_ff, 1, 1),
+                made_put(&s[i], TRAIN_B, "blk.1.ffn_down.weight", 1, m->h.width, 0);
         assert_ok(adapter_of_trained(&f[i], m, &(trained_set){s[i].t, s[i].n}));
     }
     adapter_use use[] = {{f[0], 0.5f}, {f[1], 2}};
@@ -370,10 +391,12 @@ static void test_mix(void **state)
         for (i64 row = 0; row < n; row += 7)
             for (i64 col = 0; col < k; col += 5) {
                 double have = 0, want = 0;
-                for (i64 r = 0; r < 5; r++) have += (double)p->a[(slot * 5 + r) * k + col] * (double)p->b[(slot * n + row) * 5 + r];
+                for (i64 r = 0; r < 5; r++)
+                    have += (double)p->a[(slot * 5 + r) * k + col] * (double)p->b[(slot * n + row) * 5 + r];
                 for (int u = slot; u < 2; u++)
                     for (i64 r = 0; r < f[u]->pair[0].rank; r++)
-                        want += (double)(use[u].scale * f[u]->pair[0].scale * f[u]->pair[0].b[row * f[u]->pair[0].rank + r]) * (double)f[u]->pair[0].a[r * k + col];
+                        want += (double)(use[u].scale * f[u]->pair[0].scale * f[u]->pair[0].b[row * f[u]->pair[0].rank + r]) *
+                                (double)f[u]->pair[0].a[r * k + col];
                 assert_true(fabs(have - want) < 1e-5);
             }
     adapter_set_free(set);
@@ -385,7 +408,8 @@ static void test_mix(void **state)
 static void test_others(void **state)
 {
     (void)state;
-    const char *gpt2 = test_shared("data/lora-peft/gpt2-lora-1"), *mlx = test_shared("data/lora-peft/mlx-discollama"), *opt = test_shared("data/lora-peft/opt125m-dpo-lora");
+    const char *gpt2 = test_shared("data/lora-peft/gpt2-lora-1"), *mlx = test_shared("data/lora-peft/mlx-discollama"),
+               *opt = test_shared("data/lora-peft/opt125m-dpo-lora");
     adapter_file *f;
     SKIP_WITHOUT(gpt2 && mlx && opt ? gpt2 : NULL, "lora-peft");
     model *g = made_up("gpt2", 12, 768, 12, 12, 3072, 50257), *l = made_up("llama", 32, 4096, 32, 8, 14336, 128256);
@@ -430,8 +454,10 @@ static void with_config(const char *from, const char *key, json_t *value) /* a c
     snprintf(path, sizeof path, "tests/golden/%s/adapter_config.json", from);
     json_t *c = json_load_file(path, 0, &why);
     assert_non_null(c);
-    if (value) json_object_set_new(c, key, value);
-    else json_object_del(c, key);
+    if (value)
+        json_object_set_new(c, key, value);
+    else
+        json_object_del(c, key);
     assert_ok(file_mkdirs(in_folder("changed")));
     assert_int_equal(json_dump_file(c, in_folder("changed/adapter_config.json"), 0), 0);
     json_decref(c);
@@ -446,7 +472,8 @@ static void refuses(const model *m, const char *from, const char *key, json_t *v
     adapter_file *f;
     with_config(from, key, value);
     err bad = adapter_load(&f, in_folder("changed"), m);
-    if (bad.code != (int)code || !strstr(bad.what, word)) fail_msg("%s: %s: %s; expected %s with '%s'", key, err_name(bad.code), bad.what ? bad.what : "", err_name(code), word);
+    if (bad.code != (int)code || !strstr(bad.what, word))
+        fail_msg("%s: %s: %s; expected %s with '%s'", key, err_name(bad.code), bad.what ? bad.what : "", err_name(code), word);
     assert_null(f);
 }
 
@@ -502,7 +529,9 @@ static void merge_case(const char *arch, dtype base, dtype to, double limit_logi
     adapter_file *f;
     merge_report r;
     made_pairs(&s, m);
-    if (head) made_put(&s, TRAIN_A, "token_embd.weight", m->h.width, 2, 1), made_put(&s, TRAIN_B, "token_embd.weight", 2, m->h.n_vocab, 0); /* a tied head comes apart */
+    if (head)
+        made_put(&s, TRAIN_A, "token_embd.weight", m->h.width, 2, 1),
+            made_put(&s, TRAIN_B, "token_embd.weight", 2, m->h.n_vocab, 0); /* a tied head comes apart */
     assert_ok(adapter_of_trained(&f, m, &(trained_set){s.t, s.n}));
     adapter_use use = {f, 1};
     adapter_mix mix = {&use, 1};
@@ -510,7 +539,8 @@ static void merge_case(const char *arch, dtype base, dtype to, double limit_logi
     assert_ok(adapter_merge(m, &mix, out, to, 1e9, false, threads, &r));
     merged = open_path(out);
     float *a = tiny_logits(m, &mix), *b = tiny_logits(merged, NULL), *c = tiny_logits(m, NULL);
-    print_message("%s %s -> %s: kld %.2e, largest change of a logit %.2e\n", arch, dtype_table[base].name, to == DTYPE_COUNT ? "same" : dtype_table[to].name, r.kld, r.max_abs_logit);
+    print_message("%s %s -> %s: kld %.2e, largest change of a logit %.2e\n", arch, dtype_table[base].name,
+                  to == DTYPE_COUNT ? "same" : dtype_table[to].name, r.kld, r.max_abs_logit);
     assert_true(distance(a, b, m) < limit_logit);
     assert_true(r.max_abs_logit < limit_logit && r.changed == (head ? 7 : 6) && r.tokens > 0);
     assert_true(distance(a, c, m) > 4 * distance(a, b, m)); /* and it is merged */
@@ -557,11 +587,15 @@ static void test_merge_refuses(void **state)
     model_close(m);
 }
 
-/* ---- names, safetensors ----------------------------------------------------------------------------------------------------- */
+/* ---- names, safetensors -----------------------------------------------------------------------------------------------------
+ */
 static void test_names(void **state)
 {
     (void)state;
-    static const struct { const char *arch, *hf, *gguf; row_order order; } cases[] = {
+    static const struct {
+        const char *arch, *hf, *gguf;
+        row_order order;
+    } cases[] = {
         {"llama", "model.layers.12.self_attn.q_proj.weight", "blk.12.attn_q.weight", ORDER_QUERY},
         {"llama", "model.layers.0.post_attention_layernorm.weight", "blk.0.ffn_norm.weight", ORDER_SAME},
         {"llama", "lm_head.weight", "output.weight", ORDER_SAME},
@@ -574,15 +608,13 @@ static void test_names(void **state)
     };
     gguf_name g;
     for (usize i = 0; i < COUNT_OF(cases); i++) {
-        buf b = {0};
-        row_order order;
+        hf_name h;
         assert_true(names_from_hf(cases[i].arch, str_of(cases[i].hf), &g));
         assert_string_equal(g.name, cases[i].gguf);
         assert_int_equal(g.order, cases[i].order);
-        assert_true(names_to_hf(cases[i].arch, cases[i].gguf, &b, &order));
-        assert_string_equal(buf_cstr(&b), cases[i].hf);
-        assert_int_equal(order, cases[i].order);
-        buf_free(&b);
+        assert_true(names_to_hf(cases[i].arch, cases[i].gguf, &h));
+        assert_string_equal(h.name, cases[i].hf);
+        assert_int_equal(h.order, cases[i].order);
     }
     assert_true(names_from_hf("gemma3", S("model.language_model.layers.3.mlp.up_proj.weight"), &g));
     assert_true(names_from_hf("bert", S("roberta.encoder.layer.0.output.dense.weight"), &g));
@@ -648,13 +680,58 @@ static void test_safetensors_writer(void **state)
     model_file_close(f);
 }
 
+/* ---- out of memory -----------------------------------------------------------------------------------------------------------
+ */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"tests/golden/peft-lora", "tests/golden/peft-prefix", "tests/golden/peft-saved"};
+    model *m = made_up("llama", 30, 576, 9, 3, 1536, 49152);
+    static float norms[576];
+    for (int i = 0; i < 30; i++) {
+        m->layers[i].attn_norm = (model_weight){.data = norms, .k = 576, .n = 1};
+        snprintf(m->layers[i].attn_norm.name, 48, "blk.%d.attn_norm.weight", i);
+    }
+    for (usize i = 0; i < COUNT_OF(names); i++) {
+        usize before = mem_now();
+        i64 n = 1;
+        for (;; n += n < 40 ? 1 : 1 + n / 13) { /* all of the first, then some */
+            adapter_file *f;
+            adapter_set *set = NULL;
+            mem_fail_at(n);
+            err bad = adapter_load(&f, names[i], m);
+            adapter_use use = {f, 1};
+            if (!bad.code && f->n_pairs) bad = adapter_set_new(&set, m, &(adapter_mix){&use, 1}, 1);
+            if (!bad.code) bad = adapter_save(f, in_folder("oom"), m);
+            bool reached = mem_fail_count() >= n;
+            mem_fail_at(0);
+            if (bad.code) assert_int_equal(bad.code, ERR_NOMEM);
+            adapter_set_free(set);
+            adapter_free(f);
+            assert_int_equal(mem_now(), before);
+            if (!reached) break;
+            assert_int_equal(bad.code, ERR_NOMEM);
+        }
+        print_message("%s: every failure up to allocation %lld is told\n", names[i], (long long)n);
+    }
+    model_close(m);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names),           cmocka_unit_test(test_safetensors_writer), cmocka_unit_test(test_others),
-        cmocka_unit_test(test_flags),           cmocka_unit_test(test_mix),                cmocka_unit_test(test_trained_and_saved),
-        cmocka_unit_test(test_weights_only),    cmocka_unit_test(test_merge),              cmocka_unit_test(test_merge_refuses),
-        cmocka_unit_test(test_peft_golden),     cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_safetensors_writer),
+        cmocka_unit_test(test_others),
+        cmocka_unit_test(test_flags),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_mix),
+        cmocka_unit_test(test_trained_and_saved),
+        cmocka_unit_test(test_weights_only),
+        cmocka_unit_test(test_merge),
+        cmocka_unit_test(test_merge_refuses),
+        cmocka_unit_test(test_peft_golden),
+        cmocka_unit_test(test_round_trip),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

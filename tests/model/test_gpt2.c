@@ -1,6 +1,6 @@
 /* gpt2: a real small model in Hugging Face's form, turned into a GGUF by the table of names, gives the logits that transformers
- * gives (tests/golden/gpt2-golden.json); in an engine it gives the same; pairs beside its one tensor for q, k and v work unmerged,
- * merged and saved, whether they were made for the whole of it or for its parts. */
+ * gives (tests/golden/gpt2-golden.json); in an engine it gives the same; pairs beside its one tensor for q, k and v work
+ * unmerged, merged and saved, whether they were made for the whole of it or for its parts. */
 #include "tiny.h"
 #include "engine/engine.h"
 #include <jansson.h>
@@ -41,7 +41,14 @@ static int drop_folder(void **state)
 /* ---- Hugging Face to GGUF -------------------------------------------------------------------------------------------------- */
 static void write_keys(gguf_writer *w)
 {
-    static const struct { const char *key; u32 v; } ints[] = {{"gpt2.block_count", 4}, {"gpt2.context_length", 512}, {"gpt2.embedding_length", 64}, {"gpt2.feed_forward_length", 256}, {"gpt2.attention.head_count", 4}};
+    static const struct {
+        const char *key;
+        u32 v;
+    } ints[] = {{"gpt2.block_count", 4},
+                {"gpt2.context_length", 512},
+                {"gpt2.embedding_length", 64},
+                {"gpt2.feed_forward_length", 256},
+                {"gpt2.attention.head_count", 4}};
     str names[53];
     i32 kinds[53];
     float scores[53] = {0};
@@ -96,13 +103,15 @@ static void make_model(void **state)
     convert(from, path);
     assert_ok(model_open(&m, path, threads));
     assert_int_equal(m->h.n_vocab, 53);
-    assert_true(m->head.data == m->embed.data && !m->layers[0].gate.data && m->layers[0].attn_norm_b.data && m->layers[3].k_b.data);
+    assert_true(m->head.data == m->embed.data && !m->layers[0].gate.data && m->layers[0].attn_norm_b.data &&
+                m->layers[3].k_b.data);
     json_t *g = json_load_file("tests/golden/gpt2-golden.json", 0, &why), *rows = json_object_get(g, "logits");
     n_ids = (i64)json_array_size(rows);
     want = mem_array(double, n_ids * 53);
     for (i64 i = 0; i < n_ids; i++) {
         id[i] = (i32)json_integer_value(json_array_get(json_object_get(g, "tokens"), (usize)i));
-        for (usize k = 0; k < 53; k++) want[i * 53 + (i64)k] = json_number_value(json_array_get(json_array_get(rows, (usize)i), k));
+        for (usize k = 0; k < 53; k++)
+            want[i * 53 + (i64)k] = json_number_value(json_array_get(json_array_get(rows, (usize)i), k));
     }
     json_decref(g);
 }
@@ -136,13 +145,15 @@ static void test_golden(void **state)
     assert_ok(engine_open(&e, path, &(engine_opts){.threads = 1}));
     assert_ok(session_open(&s, e, 0));
     assert_ok(session_generate(s, &(gen_request){.ids = id, .n = (usize)n_ids, .score = score}, NULL));
-    for (i64 i = 1; i < n_ids; i++) assert_true(fabs((double)score[i] - (double)(l[(i - 1) * 53 + id[i]] - logits_lse(l + (i - 1) * 53, 53))) < 1e-4);
+    for (i64 i = 1; i < n_ids; i++)
+        assert_true(fabs((double)score[i] - (double)(l[(i - 1) * 53 + id[i]] - logits_lse(l + (i - 1) * 53, 53))) < 1e-4);
     session_close(s);
     engine_close(e);
     mem_free(l);
 }
 
-/* ---- pairs beside attn_qkv -------------------------------------------------------------------------------------------------- */
+/* ---- pairs beside attn_qkv --------------------------------------------------------------------------------------------------
+ */
 static void fill(float *x, i64 n, u64 seed)
 {
     rng r;
@@ -212,7 +223,8 @@ static void test_whole_part(void **state)
     SKIP_WITHOUT(m, "model-capp-gpt2");
     float w[64 * 64], bias[64]; /* one part of the fused tensor, whole, and of its bias */
     fill(w, 64 * 64, 5), fill(bias, 64, 6);
-    trained t[] = {{.kind = TRAIN_WEIGHT, .name = "blk.1.attn_v.weight", .k = 64, .n = 64, .data = w}, {.kind = TRAIN_WEIGHT, .name = "blk.1.attn_v.bias", .k = 64, .n = 1, .data = bias}};
+    trained t[] = {{.kind = TRAIN_WEIGHT, .name = "blk.1.attn_v.weight", .k = 64, .n = 64, .data = w},
+                   {.kind = TRAIN_WEIGHT, .name = "blk.1.attn_v.bias", .k = 64, .n = 1, .data = bias}};
     adapter_file *f;
     merge_report r;
     model *merged, *over;
@@ -243,6 +255,7 @@ static void test_whole_part(void **state)
 
 int main(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(make_model), cmocka_unit_test(test_golden), cmocka_unit_test(test_whole_tensor_of_three), cmocka_unit_test(test_whole_part)};
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(make_model), cmocka_unit_test(test_golden),
+                                              cmocka_unit_test(test_whole_tensor_of_three), cmocka_unit_test(test_whole_part)};
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
