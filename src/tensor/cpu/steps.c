@@ -372,19 +372,6 @@ bool step_choose(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *pair)
     case OP_ATTEND: s->run = run_attend; return attend_fits(t, &pair->per_thread);
     case OP_POOL: s->run = run_pool; return f32_rows(a);
     case OP_XENT: s->run = run_xent; return f32_rows(a);
-    case OP_ATTEND_STAT:
-    case OP_ATTEND_GRAD:
-    case OP_NORM_X:
-    case OP_NORM_W:
-    case OP_SOFTMAX_GRAD:
-    case OP_DROPOUT:
-    case OP_XENT_GRAD:
-    case OP_EMBED_GRAD:
-    case OP_POOL_GRAD:
-    case OP_SUM_TO:
-    case OP_REPEAT:
-    case OP_CONCAT:
-    case OP_PLACE: return step_choose_grad(c, cp, t, pair);
-    default: return false;
+    default: return step_choose_grad(c, cp, t, pair);
     }
 }

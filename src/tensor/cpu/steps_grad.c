@@ -220,10 +220,18 @@ static void whole_block(grad_ctx *x, const row_block *b, bool for_kv)
                sizeof *x->dq * (usize)(x->group * hd));
 }
 
+/* items whose cost falls or rises steadily, dealt there and back */
+static bool is_dealt(i64 i, const cpu_run *r)
+{
+    i64 at = i % r->n_threads;
+    return r->thread == (i / r->n_threads % 2 ? r->n_threads - 1 - at : at);
+}
+
 static void keys_of_thread(const tensor *t, const cpu_run *r)
 {
     const i64 kv_heads = t->src[1]->n[1], keys = keys_of_block(t->src[0]->n[0]), n = (t->src[1]->n[2] + keys - 1) / keys;
-    for (i64 i = r->thread; i < n * kv_heads; i += r->n_threads) {
+    for (i64 i = 0; i < n * kv_heads; i++) {
+        if (!is_dealt(i, r)) continue;
         grad_ctx x = grad_begin(t, r, i % kv_heads);
         i64 first = i / kv_heads * keys, end = i64_min(first + keys, t->src[1]->n[2]);
         for (i64 row = 0; row < t->src[0]->n[2];) {
@@ -245,7 +253,7 @@ static void rows_of_thread(const tensor *t, const cpu_run *r)
         row_block b = block_from(t, row);
         row += b.n_rows;
         for (i64 h = 0; h < kv_heads; h++, i++) {
-            if (i % r->n_threads != r->thread) continue;
+            if (!is_dealt(i, r)) continue;
             grad_ctx x = grad_begin(t, r, h);
             whole_block(&x, &b, false);
         }
