@@ -13,7 +13,7 @@ json() { python3 -c "import json,sys; o=json.load(open('$work/out')); assert $1,
 run() { "$maru" "$@" >"$work/out" 2>"$work/err"; code=$?; }
 
 help_fits() { [ "$("$maru" --help | wc -l)" -le 40 ] && "$maru" | grep -q ask; }
-every_help() { for c in pull models info tokenize run chat embed add docs remove text search ask calibrate eval bench; do "$maru" $c --help | grep -q "maru $c" || { echo "$c"; return 1; }; done; }
+every_help() { for c in pull models info tokenize run chat embed add docs remove text search ask calibrate merge eval bench; do "$maru" $c --help | grep -q "maru $c" || { echo "$c"; return 1; }; done; }
 unknown() { run nosuch; [ $code = 2 ] && grep -q nosuch "$work/err" && run run --nosuch x --json; [ $code = 2 ] && json "o['error']['code']=='INPUT'"; }
 not_there() { run run nosuch x --json; [ $code = 11 ] && json "o['error']['code']=='NOTFOUND'"; }
 not_gguf() { head -c 1000 /dev/urandom >"$work/bad.gguf"; run info "$work/bad.gguf" --json; [ $code = 3 ] && json "o['error']['code']=='FORMAT'"; }
@@ -104,7 +104,28 @@ P
   ok tokenize_empty tokens
   ok context_is_never_cut_silently too_long
   ok eval_nll nll
+  golden=tests/golden
+  adapts() { # PEFT's own adapters; what 0 makes of one is the model alone
+    run run "$smol" "The capital of France is" -n 4 --json; cp "$work/out" "$work/a"
+    run run "$smol" "The capital of France is" -n 4 --adapter $golden/peft-rslora --adapter $golden/peft-prompt --json; [ $code = 0 ] && json "len(o['ids'])==4" || return 1
+    run run "$smol" "The capital of France is" -n 4 --adapter $golden/peft-lora:0 --json; python3 -c "import json; assert json.load(open('$work/a'))['ids']==json.load(open('$work/out'))['ids']"
+  }
+  adapter_errors() {
+    run run "$smol" x --adapter $golden/peft-prompt:0.5 --json; [ $code = 2 ] && json "'scale' in o['error']['message']" || return 1
+    run run "$smol" x --adapter "$work/nowhere" --json; [ $code = 11 ] || return 1
+    cp -r $golden/peft-lora "$work/dora"; sed -i 's/"use_dora": false/"use_dora": true/' "$work/dora/adapter_config.json"
+    run run "$smol" x --adapter "$work/dora" --json; [ $code = 7 ] && json "'use_dora' in o['error']['message']"
+  }
+  merges() { # eight bits lose what sixteen keep
+    run merge "$smol" $golden/peft-rslora:0.3 -o "$work/m.gguf" --json; [ $code = 2 ] && [ ! -e "$work/m.gguf" ] && json "o['kld']>0.01 and '--force' in o['error']['message']" || return 1
+    run merge "$smol" $golden/peft-rslora:0.3 -o "$work/m.gguf" --type f16 --json; [ $code = 0 ] && json "0<=o['kld']<1e-4 and o['max_abs_logit']<1 and o['tensors']==14" || return 1
+    run run "$smol" "The capital of France is" -n 6 --adapter $golden/peft-rslora:0.3 --json; cp "$work/out" "$work/a"
+    run run "$work/m.gguf" "The capital of France is" -n 6 --json; python3 -c "import json; assert json.load(open('$work/a'))['ids']==json.load(open('$work/out'))['ids']"
+  }
   ok same_seed_same_text same_seed
+  ok run_with_adapters adapts
+  ok adapters_that_cannot_work_are_refused adapter_errors
+  ok merge_reports_and_refuses merges
 else
   skip run_and_chat "smollm2-135m is not here"
 fi
