@@ -169,7 +169,8 @@ static err take_whole(adapter_file *f, const model *m, const trained *t)
     const char *name = t->kind == TRAIN_CLASSES ? "score.weight" : t->kind == TRAIN_CLASSES_B ? "score.bias" : t->name;
     i64 k, n;
     whole_tensor *w;
-    if (!adapter_extents(m, name, &k, &n) || (k >= 0 && k != t->k) || (n >= 0 && n != t->n))
+    if (!adapter_extents(m, name, &k, &n) || (k >= 0 && k != t->k) || (n >= 0 && n != t->n) ||
+        (t->kind == TRAIN_CLASSES && t->k % m->h.width))
         return err_new(ERR_INPUT, "trained '%s' [%lld,%lld] is no tensor of the model", name, (long long)t->k, (long long)t->n);
     TRY(adapter_add_whole(f, name, t->k, t->n, &w));
     memcpy(w->data, t->data, sizeof *w->data * (usize)(t->k * t->n));

@@ -7,7 +7,7 @@
 
 /* the weight of that name; NULL when the model has none. "output.weight" of a tied model is its embedding */
 model_weight *adapter_weight(const model *, const char *name);
-/* extents that a whole tensor of that name must have; n = -1: any number of rows ("score.weight"). False: no such tensor */
+/* extents that a whole tensor of that name must have; -1: any ("score.weight": whole widths). False: no such tensor */
 bool adapter_extents(const model *, const char *name, i64 *k, i64 *n);
 bool adapter_fused(const model *, const char *name, model_weight *part[3]); /* "blk.3.attn_qkv.weight" of a model whose row says so: its three parts */
 row_order adapter_key_order(const model *); /* of the values of a key, within a prefix */

@@ -309,6 +309,7 @@ static err read_whole(adapter_file *f, const file_tensor *t, const char *where, 
         return adapter_foreign(where, key->module, f->base_name, m);
     bool turned = g.order == ORDER_TURNED;
     i64 fk = t->n[turned ? 1 : 0], fn = t->n[turned ? 0 : 1];
+    if (!strcmp(g.name, "score.weight") && fk % m->h.width) k = m->h.width;
     if (t->n_dims > 2 || (k >= 0 && fk != k) || (n >= 0 && fn != n))
         return err_new(ERR_FORMAT, "%s: '%s' has %lld inputs and %lld outputs, %s has %lld and %lld", where, key->module,
                        (long long)fk, (long long)fn, g.name, (long long)k, (long long)n);

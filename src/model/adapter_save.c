@@ -309,7 +309,14 @@ static err save(saver *s, const char *folder, json_t *modules, lora_config *c)
     TRY(file_mkdirs(folder));
     TRY(write_tensors(s, folder));
     TRY(write_json(extras_json(s), folder, "maru.json"));
-    if (!peft) return OK;
+    if (!peft) { /* a configuration that another run left here would say that these are pairs */
+        buf path = {0};
+        buf_fmt(&path, "%s/adapter_config.json", folder);
+        err bad = buf_error(&path);
+        if (!bad.code) bad = file_remove_tree(buf_cstr(&path));
+        buf_free(&path);
+        return bad;
+    }
     return write_json(s->f->kind == ADAPTER_LORA ? lora_json(s, c, modules) : given_json(s, modules), folder,
                       "adapter_config.json");
 }

@@ -313,7 +313,7 @@ static void test_trained_and_saved(void **state)
         adapter_file *f, *g;
         made_pairs(&s, m);
         made_put(&s, TRAIN_WEIGHT, i == 3 ? "blk.0.attn_output_norm.weight" : "blk.0.attn_norm.weight", m->h.width, 1, 0);
-        made_put(&s, TRAIN_CLASSES, "", m->h.width, 3, 0);
+        made_put(&s, TRAIN_CLASSES, "", m->h.width * (1 + (i64)i), 3, 0); /* of one block or of several */
         if (i == 3) made_put(&s, TRAIN_CLASSES_B, "", 3, 1, 0);
         assert_ok(adapter_of_trained(&f, m, &(trained_set){s.t, s.n}));
         assert_int_equal(f->kind, ADAPTER_LORA);
@@ -339,6 +339,8 @@ static void test_weights_only(void **state)
     made_put(&s, TRAIN_WEIGHT, "output.weight", m->h.width, m->h.n_vocab, 0);
     assert_ok(adapter_of_trained(&f, m, &(trained_set){s.t, s.n}));
     assert_int_equal(f->kind, ADAPTER_WEIGHTS);
+    assert_ok(file_mkdirs(in_folder("whole")));
+    assert_ok(file_replace(in_folder("whole/adapter_config.json"), "{}", 2)); /* of a run before */
     assert_ok(adapter_save(f, in_folder("whole"), m));
     assert_false(file_exists(in_folder("whole/adapter_config.json"))); /* PEFT has no such kind */
     assert_ok(adapter_load(&g, in_folder("whole"), m));
