@@ -5,7 +5,7 @@ set -u
 cd "$(dirname "$0")/.."
 build=${BUILD:-build} maru=${BUILD:-build}/maru rounds=${ROUNDS:-5}
 models=${MARU_MODELS:-$HOME/.cache/maru/models}
-echo "== kernels"; "$build"/bench/bench_quant; "$build"/bench/bench_body
+echo "== kernels"; "$build"/bench/bench_quant; "$build"/bench/bench_body; "$build"/bench/bench_train
 echo "== plans"; [ -x "$build"/bench/bench_plan ] && "$build"/bench/bench_plan
 echo "== retrieval"; "$build"/bench/bench_retrieval
 for m in smollm2-135m gemma3-270m qwen2.5-coder-0.5b qwen2.5-coder-1.5b; do
