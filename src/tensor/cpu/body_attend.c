@@ -15,8 +15,8 @@
 #define HEADS 4
 static const int units[] = {1, 4, 4, 2, 2};
 #elif W == 8
-#define HEADS 4
-static const int units[] = {1, 4, 2, 1, 1};
+#define HEADS 6
+static const int units[] = {1, 4, 2, 1, 1, 1, 1};
 #else
 #define HEADS 2
 static const int units[] = {1, 2, 1};
@@ -121,18 +121,21 @@ typedef struct {
 /* y += the sum over keys of weight times value, for h heads and u units of 16 columns; if u is 1, for n <= 16 columns */
 INLINE void mix_unit(const mix *m, int head, i64 col, i64 n, int h, int u)
 {
-    vf s[4 * 4 * LANES];
+    vf s[16 * LANES];
     const float *weight = m->weight + head * m->weight_stride, *v = m->v + col;
     float *y = m->y + head * m->y_stride + col, t[16];
     UNROLLED(i, h * u * LANES) s[i] = (vf){0};
     for (int j = 0; j < m->keys; j++, v += m->v_stride, weight += m->weight_step) {
-        vf w[4];
-        UNROLLED(i, h) w[i] = all(weight[i * m->weight_stride]);
+        vf x[4 * LANES];
         UNROLLED(l, u * LANES)
         {
-            vf x = load(v + l * W);
-            if (h > 1) HOLD(x);
-            UNROLLED(i, h) s[i * u * LANES + l] += x * w[i];
+            x[l] = load(v + l * W);
+            if (h > 1) HOLD(x[l]);
+        }
+        UNROLLED(i, h)
+        {
+            vf w = all(weight[i * m->weight_stride]);
+            UNROLLED(l, u * LANES) s[i * u * LANES + l] += x[l] * w;
         }
     }
     UNROLLED(i, h)
@@ -159,6 +162,10 @@ static void mix_all(const mix *m, int n_q, i64 cols)
 #if HEADS > 2
         case 3: mix_heads(m, head, cols, 3); break;
         case 4: mix_heads(m, head, cols, 4); break;
+#endif
+#if HEADS > 4
+        case 5: mix_heads(m, head, cols, 5); break;
+        case 6: mix_heads(m, head, cols, 6); break;
 #endif
         default: break;
         }
@@ -263,10 +270,39 @@ static void block_weights(const attend_block *a, int col)
     for (int i = to; i < end; i++) p[i] = ds[i] = 0;
 }
 
+/* rows of keys to rows of positions in a head, filled up with zeros to whole 16s: to [GRAD_KEYS, hd] */
+static void turn(const float *from, i64 stride, int n_keys, i64 hd, float *to)
+{
+    int whole = n_keys / 4 * 4, end = (n_keys + 15) / 16 * 16;
+    i64 s = 0;
+    for (; s + 4 <= hd; s += 4)
+        for (int j = 0; j < whole; j += 4) {
+            const float *at = from + j * stride + s;
+            __m128 a = _mm_loadu_ps(at), b = _mm_loadu_ps(at + stride);
+            __m128 c = _mm_loadu_ps(at + 2 * stride), d = _mm_loadu_ps(at + 3 * stride);
+            _MM_TRANSPOSE4_PS(a, b, c, d);
+            float *out = to + s * GRAD_KEYS + j;
+            _mm_storeu_ps(out, a), _mm_storeu_ps(out + GRAD_KEYS, b);
+            _mm_storeu_ps(out + 2 * GRAD_KEYS, c), _mm_storeu_ps(out + 3 * GRAD_KEYS, d);
+        }
+    for (i64 i = 0; i < hd; i++)
+        for (int j = i < s ? whole : 0; j < end; j++) to[i * GRAD_KEYS + j] = j < n_keys ? from[j * stride + i] : 0;
+}
+
+/* to [GRAD_KEYS, n_cols] = <key, column>: sums in the order of the head, one lane is one key, so that none is added up across */
+static void products(const attend_block *a, const float *keys, i64 stride, const float *columns, float *to)
+{
+    int end = (a->n_keys + 15) / 16 * 16;
+    turn(keys, stride, a->n_keys, a->hd, a->turned);
+    for (int c = 0; c < a->n_cols; c++) memset(to + c * GRAD_KEYS, 0, sizeof *to * (usize)end);
+    mix m = {columns, a->turned, to, a->hd, 1, GRAD_KEYS, GRAD_KEYS, a->hd};
+    mix_all(&m, a->n_cols, end);
+}
+
 static void attend_grad_block(const attend_block *a)
 {
-    BODY(body_gemm)(a->k, a->k_stride, a->n_keys, a->q, a->hd, a->n_cols, a->hd, a->p, GRAD_KEYS);
-    BODY(body_gemm)(a->v, a->v_stride, a->n_keys, a->dy, a->hd, a->n_cols, a->hd, a->ds, GRAD_KEYS);
+    products(a, a->k, a->k_stride, a->q, a->p);
+    products(a, a->v, a->v_stride, a->dy, a->ds);
     for (int c = 0; c < a->n_cols; c++) block_weights(a, c);
     if (a->dq) {
         mix m = {a->ds, a->k, a->dq, GRAD_KEYS, 1, a->k_stride, a->hd, a->n_keys};

@@ -34,7 +34,7 @@ typedef struct { /* a block of columns (row, head of one kv head) against a bloc
     const float *lse, *along;               /* [n_cols] ln of the sum of exponentials; <dy, y> */
     int          hd, n_cols, n_keys;
     float        scale, softcap;
-    float       *p, *ds;                    /* scratch [GRAD_KEYS, n_cols] */
+    float       *p, *ds, *turned;           /* scratch [GRAD_KEYS, n_cols] twice, [GRAD_KEYS, hd] */
     float       *dq;                        /* [hd, n_cols] added to, or NULL */
     float       *dk, *dv;                   /* [hd, n_keys] added to, or NULL */
     i64          dkv_stride;

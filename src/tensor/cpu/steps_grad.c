@@ -144,7 +144,7 @@ static i64 columns_of(const tensor *t)
 static usize attend_grad_scratch(const tensor *t)
 {
     i64 c = columns_of(t), hd = t->src[0]->n[0];
-    return 2 * floats_of(c * GRAD_KEYS) + 3 * floats_of(c * hd) + 4 * floats_of(c);
+    return 2 * floats_of(c * GRAD_KEYS) + floats_of(hd * GRAD_KEYS) + 3 * floats_of(c * hd) + 4 * floats_of(c);
 }
 
 static u8 *take(u8 **at, i64 n)
@@ -160,6 +160,7 @@ static grad_ctx grad_begin(const tensor *t, const cpu_run *r, i64 kv_head)
     grad_ctx x = {.t = t, .k = r->k, .kv_head = kv_head, .group = t->src[0]->n[1] / t->src[1]->n[1]};
     u8 *at = r->own;
     x.a.p = (void *)take(&at, c * GRAD_KEYS), x.a.ds = (void *)take(&at, c * GRAD_KEYS);
+    x.a.turned = (void *)take(&at, hd * GRAD_KEYS);
     x.q = (void *)take(&at, c * hd), x.dy = (void *)take(&at, c * hd), x.dq = (void *)take(&at, c * hd);
     x.from = (void *)take(&at, c), x.to = (void *)take(&at, c);
     x.lse = (void *)take(&at, c), x.along = (void *)take(&at, c);
