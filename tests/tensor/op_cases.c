@@ -539,6 +539,7 @@ const op_case op_cases[] = {
     ONE(ADD, "edges", add, EDGE, 67, 2, 1, 1, 0),
     {OP_MUL, "same shape", make_mul, {33, 3, 2, 2, 0}, {4096, 256, 1, 1, 0}, 0, 0},
     ONE(MUL, "one row", mul, 0, 21, 3, 2, 1, 14),
+    {OP_MUL, "one value", make_mul, {67, 3, 2, 2, 15}, {4096, 256, 1, 1, 15}, 0, 0},
     ONE(MUL, "one column", mul, 0, 5, 3, 2, 2, 1),
     ONE(MUL, "transposed", mul, 0, 5, 7, 1, 1, 0, -1),
     ONE(MUL, "edges", mul, EDGE, 67, 2, 1, 1, 0),

@@ -82,6 +82,7 @@ typedef struct kern {
     void  (*glu)(float *y, const float *gate, const float *up, i64 n, int kind);
     void  (*softmax)(float *y, const float *x, i64 n);
     float (*lse)(const float *x, i64 n);                             /* ln sum exp */
+    float (*softmax_lse)(float *y, const float *x, i64 n, float scale); /* body_loss.c: y = scale softmax(x), which may be x; returns lse(x) */
     void  (*rope)(float *y, const float *x, const float *cos, const float *sin, int dims, int hd, bool neox); /* one head */
     void  (*to_f16)(u16 *y, const float *x, i64 n);
     void  (*from_f16)(float *y, const u16 *x, i64 n);
@@ -123,6 +124,7 @@ void kern_body_rows_generic(kern *), kern_body_rows_avx2(kern *), kern_body_rows
 void kern_body_attend_generic(kern *), kern_body_attend_avx2(kern *), kern_body_attend_avx512(kern *);
 void kern_body_gemm_generic(kern *), kern_body_gemm_avx2(kern *), kern_body_gemm_avx512(kern *);
 void kern_body_grad_generic(kern *), kern_body_grad_avx2(kern *), kern_body_grad_avx512(kern *); /* called by kern_body_attend_* */
+void kern_body_loss_generic(kern *), kern_body_loss_avx2(kern *), kern_body_loss_avx512(kern *);
 void kern_body_decode_generic(kern *), kern_body_decode_avx2(kern *), kern_body_decode_avx512(kern *);
 void kern_limits_generic(kern *), kern_limits_avx2(kern *), kern_limits_avx512(kern *);
 void kern_q_generic(kern *), kern_q_avx2(kern *), kern_q_avx512(kern *);

@@ -50,11 +50,9 @@ static void row_losses(const tensor *t, const cpu_run *r, const i32 *list, i64 r
     for (i64 i = from; i < to; i++) {
         float *l = logits + i * n, each = ((const float *)rate->data)[list[i]];
         i32 id = ref_int(want, list[i], 0);
-        ((float *)t->data)[1 + list[i]] = r->k->lse(l, n) - l[id];
-        if (!t->aux) continue;
-        r->k->softmax(l, l, n);
-        r->k->scale(l, l, each, n);
-        l[id] -= each;
+        float own = l[id], lse = t->aux ? r->k->softmax_lse(l, l, n, each) : r->k->lse(l, n);
+        ((float *)t->data)[1 + list[i]] = lse - own;
+        if (t->aux) l[id] -= each;
     }
 }
 

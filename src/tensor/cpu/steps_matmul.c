@@ -1,6 +1,7 @@
-/* tensor/cpu/steps_matmul.c - matmul and embed steps. Two arithmetics: quantised weights in LAYOUT_R8 against activations in
- * 8-bit blocks (exact integer sums), and float: any weight, decoded by tiles of rows. Threads own ranges of weight rows; columns
- * go through in blocks that stay in the second-level cache. Every output element is computed by one thread in one fixed order. */
+/* tensor/cpu/steps_matmul.c - matmul and embed steps of inference (of training: steps_train.c). Two arithmetics: quantised
+ * weights in LAYOUT_R8 against activations in 8-bit blocks (exact integer sums), and float: any weight, decoded by tiles of rows.
+ * Threads own ranges of weight rows; columns go through in blocks that stay in the second-level cache. Every output element is
+ * computed by one thread in one fixed order. */
 #include "tensor/cpu/cpu.h"
 
 #define L2_BYTES (192 * 1024)
