@@ -35,8 +35,9 @@ static err load(engine *e, const engine_opts *o)
                            MAX_MIXES - 1);
         if (o->adapters[i].mix >= e->n_mixes) e->n_mixes = o->adapters[i].mix + 1;
     }
-    for (int i = 0; i < o->n_adapters; i++, e->n_adapters++) {
+    for (int i = 0; i < o->n_adapters; i++) {
         TRY(adapter_load(&e->adapters[i], o->adapters[i].path, e->m));
+        e->n_adapters++;
         TRY(check_whole(e, e->adapters[i], o->adapters[i].path));
     }
     for (int m = 0; m < e->n_mixes; m++) { /* the uses of a mix side by side */

@@ -111,7 +111,7 @@ err adapter_set_new(adapter_set **out, const model *m, const adapter_mix *mix, i
         b.failed = !q->a || !q->b;
     }
     if (!b.failed) {
-        memset(b.rank, 0, b.s->n ? sizeof *b.rank * b.s->n * (usize)n_mixes : 0);
+        if (b.s->n) memset(b.rank, 0, sizeof *b.rank * b.s->n * (usize)n_mixes);
         each_pair(m, mix, n_mixes, lay_pair, &b);
         *out = b.s;
     } else {

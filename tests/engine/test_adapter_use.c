@@ -22,6 +22,7 @@ static int make_folder(void **state)
 static int drop_folder(void **state)
 {
     (void)state;
+    model_close(base);
     pool_free(threads);
     return file_remove_tree(folder).code ? -1 : 0;
 }

@@ -440,9 +440,11 @@ static void test_others(void **state)
     bad = adapter_load(&f, gpt2, l);
     assert_int_equal(bad.code, ERR_UNSUPPORTED);
     assert_non_null(strstr(bad.what, "architecture gpt2"));
-    bad = adapter_load(&f, gpt2, made_up("gpt2", 11, 768, 12, 12, 3072, 50257)); /* a layer too few */
+    model *less = made_up("gpt2", 11, 768, 12, 12, 3072, 50257); /* a layer too few */
+    bad = adapter_load(&f, gpt2, less);
     assert_int_equal(bad.code, ERR_FORMAT);
     assert_non_null(strstr(bad.what, "h.11.attn.c_attn"));
+    model_close(less);
     model_close(g);
     model_close(l);
 }
