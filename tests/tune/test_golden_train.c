@@ -69,7 +69,7 @@ static void fill(const char *id, float *x, i64 n)
     for (i64 i = 0; i < n; i++) x[i] = (float)one + (float)((i32)(mixed(seed, i) >> 48) - 32768) / 32768 * size;
 }
 
-static double finite(double d) { return isfinite(d) ? d : INFINITY; } /* what is not a number must not pass comparisons */
+static double or_infinite(double d) { return isfinite(d) ? d : INFINITY; } /* what is not a number must not pass comparisons */
 
 /* relative L2 distance of x from the values of which the file has this sketch, relative to `scale` (0: to their norm) */
 static double apart(const char *id, const json_t *sketch, const float *x, i64 n, double scale)
@@ -88,7 +88,7 @@ static double apart(const char *id, const json_t *sketch, const float *x, i64 n,
         sum += d * d;
     }
     if (scale <= 0) scale = json_number_value(json_array_get(sketch, 0));
-    return finite(sqrt(sum / (SKETCH - 1)) / scale);
+    return or_infinite(sqrt(sum / (SKETCH - 1)) / scale);
 }
 
 /* ---- models ------------------------------------------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ static void check_logits(learner *l, json_t *run, worst *w)
             double v = json_number_value(json_array_get(want, (usize)i));
             d += (v - (double)x[(row - 1) * k + i]) * (v - (double)x[(row - 1) * k + i]), size += v * v;
         }
-        w->logits = fmax(w->logits, finite(sqrt(d / size)));
+        w->logits = fmax(w->logits, or_infinite(sqrt(d / size)));
     }
     mem_free(x);
 }
@@ -396,7 +396,7 @@ static void check_end(learner *l, json_t *run, worst *w)
 static void check_loss(double found, json_t *run, usize at, worst *w)
 {
     double want = json_number_value(json_array_get(json_object_get(run, "loss"), at));
-    w->loss = fmax(w->loss, finite(fabs(found - want) / want));
+    w->loss = fmax(w->loss, or_infinite(fabs(found - want) / want));
 }
 
 static void check_run(const model *m, json_t *run)
