@@ -102,7 +102,7 @@ err cmd_ask(cli *c, int argc, char **argv)
     if (c->json) json_decref(c->out), c->out = answer_json(&a);
     else {
         if (streamed) printf("\n");
-        answer_print(&a, streamed && !a.refused);
+        answer_print(&a, streamed && !a.refused && !a.rewritten);
     }
 done:
     mem_free(adapters.v);

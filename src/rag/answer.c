@@ -22,7 +22,7 @@ enum {
  * questions written without seeing the text their AUC is near chance), so alone they refuse only what shares next to nothing with
  * the documents; with a model its two probabilities decide. */
 static const double DEFAULT_THRESHOLD = 0.05, DEFAULT_BEFORE_MODEL = 0.02, DEFAULT_AFTER = 0.5, CLEARLY = 0.25;
-static const double EVEN = 0.2;
+static const double EVEN = 0.2, CONFIRM_EVEN = 0.25, CONFIRM_AGAIN = 0.5 /* two tries have two chances */, CERTAIN = 0.93;
 static const float NEUTRAL_LEAST = -1.2f, NEUTRAL_VERIFIED = 0.5f;
 enum { WEIGHED = 6 /* units whose likelihood is asked */ };
 
@@ -44,8 +44,9 @@ float answerable_of(const signals *s)
     return (float)logistic(x);
 }
 
-/* Rise and agreement see different things and count alike; together they are worth more than all the others. The even point is
- * where the fewest of both kinds of the sample's questions were on the wrong side. */
+/* Before writing, rise and agreement count alike, and more than all else. After it what decides is whether the best sentence is taken to
+ * say that the written answer is the answer: a question that is answered nowhere gets an answer of a neighbour, which this sees and
+ * agreement does not. Points where it is even: where the fewest of both kinds of the sample's questions were on the wrong side. */
 float answerable_with(float before, const evidence *e)
 {
     double p = before < 0.01f ? 0.01 : before > 0.99f ? 0.99 : (double)before, least = e->least < -4 ? -4 : (double)e->least;
@@ -53,6 +54,7 @@ float answerable_with(float before, const evidence *e)
                    : e->best.agree > 3 ? 3
                                        : (double)e->best.agree,
            rise = e->best.rise > 3 ? 3 : (double)e->best.rise;
+    if (e->confirmed) return (float)logistic(4 * ((double)e->confirm - (e->again ? CONFIRM_AGAIN : CONFIRM_EVEN)));
     double x =
         0.15 * (log(p / (1 - p)) + 2.5) + 0.3 * (least - (double)NEUTRAL_LEAST) + 0.6 * (double)(e->verified - NEUTRAL_VERIFIED);
     if (e->best.known) x += 1.2 * (agree + rise - EVEN);
@@ -190,13 +192,13 @@ static void tidy(buf *b, bool cut)
     if (b->p) b->p[b->n] = 0;
 }
 
-static err write_answer(const ask_opts *o, const char *question, const hits *h, const units *u, writing *w, answer *a)
+static err write_answer(const ask_opts *o, const char *question, const hits *h, const units *u, int passages, writing *w, answer *a)
 {
     static const char *const stops[] = {"\n\n", "\n질문:", "\nQuestion:", "\n자료", "\nPassages"};
     ids prompt = {0};
     gen_result r = {0};
     i64 most = o->max_tokens > 0 ? o->max_tokens : TOKENS;
-    err bad = augment_prompt(engine_model(o->model), question, h, u, shown_passages(o), most, &prompt);
+    err bad = augment_prompt(engine_model(o->model), question, h, u, passages, most, &prompt);
     if (!bad.code) {
         gen_request q = {.ids = prompt.id,
                          .n = prompt.n,
@@ -212,8 +214,8 @@ static err write_answer(const ask_opts *o, const char *question, const hits *h, 
         if (!bad.code && r.finish == FINISH_CANCELLED && !w->done) bad = err_new(ERR_CANCELLED, "interrupted");
     }
     if (!bad.code) tidy(&w->text, w->done);
-    a->prompt_tokens = (i64)prompt.n, a->tokens = w->n;
-    a->prefill_s = r.prefill_s, a->decode_s = r.decode_s;
+    a->prompt_tokens += (i64)prompt.n, a->tokens += w->n;
+    a->prefill_s += r.prefill_s, a->decode_s += r.decode_s;
     ids_free(&prompt);
     return bad;
 }
@@ -240,20 +242,24 @@ static err align_all(const citer *k, str text, answer *a, evidence *e)
     return OK;
 }
 
-static err generate(collection *c, const char *question, const ask_opts *o, const units *u, const judgement *best, answer *a)
+static err generate(collection *c, const char *question, const ask_opts *o, const units *u, const judgement *best, int passages, answer *a)
 {
     writing w = {.o = o};
-    evidence e = {.best = *best};
+    evidence e = {.best = *best, .again = a->rewritten};
     keyword_index *k;
-    err bad = write_answer(o, question, &a->passages, u, &w, a);
+    err bad = write_answer(o, question, &a->passages, u, passages, &w, a);
     if (!bad.code) bad = collection_keyword(c, &k);
     if (!bad.code) {
         citer by = {.c = c, .k = k, .passages = &a->passages, .u = u, .question = question};
         bad = align_all(&by, buf_view(&w.text), a, &e);
     }
-    log_line(LOG_DEBUG, "ask: before %.3f rise %.2f agree %.2f least %.2f mean %.2f verified %.2f support %.2f: %s -> %s",
-             (double)a->answerable, (double)best->rise, (double)best->agree, (double)w.least, w.n ? w.sum / (double)w.n : 0.0,
-             (double)e.verified, (double)e.support, question, buf_cstr(&w.text));
+    if (!bad.code && best->known && w.n) {
+        bad = units_confirm(o->model, o->session, question, o->cancel, u, a, buf_view(&w.text), &e.confirm);
+        e.confirmed = !bad.code;
+    }
+    log_line(LOG_DEBUG, "ask: before %.3f rise %.2f agree %.2f confirm %.2f least %.2f mean %.2f verified %.2f support %.2f: %s -> %s",
+             (double)a->answerable, (double)best->rise, (double)best->agree, (double)e.confirm, (double)w.least,
+             w.n ? w.sum / (double)w.n : 0.0, (double)e.verified, (double)e.support, question, buf_cstr(&w.text));
     a->generated = true;
     a->least_logprob = e.least = w.least;
     a->mean_logprob = e.mean = w.n ? (float)(w.sum / (double)w.n) : 0;
@@ -380,7 +386,7 @@ static err is_useless(const answer *a, const char *question, bool *useless)
 static err quote_instead(collection *c, const char *question, const ask_opts *o, const units *u, answer *a)
 {
     forget_answer(a);
-    a->generated = false;
+    a->generated = false, a->rewritten = true;
     a->reason = mem_strdup(L("모델의 답이 문서에서 확인되지 않아 문서의 문장을 인용했습니다",
                              "what the model wrote is not in the documents: their own sentences are quoted"));
     return a->reason ? extract(c, question, o, u, a) : no_memory;
@@ -398,21 +404,39 @@ static bool is_cited(const answer *a, const citation *x)
     return false;
 }
 
-/* The sentence that answers best by likelihood is quoted behind what the model wrote unless that cites it: a small model often
- * writes about the sentence beside. */
+/* every figure and code of the quoted sentence is in what the model wrote */
+static err says_all(const answer *a, str quote, bool *all)
+{
+    claims said = {0}, wanted = {0};
+    err bad = claims_of(str_of(a->text), true, &said);
+    if (!bad.code) bad = claims_of(quote, false, &wanted);
+    *all = true;
+    for (usize i = 0; i < wanted.n; i++)
+        if (wanted.c[i].kind == CLAIM_FIGURE || wanted.c[i].code) *all &= claims_hold(&said, &wanted.c[i]);
+    claims_free(&said);
+    claims_free(&wanted);
+    return bad;
+}
+
+/* The sentence that answers best by likelihood is quoted behind what the model wrote unless that cites it and leaves out none of its
+ * figures: a small model often writes about the sentence beside, or about half of it. */
 static err add_best(collection *c, const ask_opts *o, const units *u, answer *a)
 {
     answer one = {.passages = a->passages};
     answer_sentence *s = NULL;
     buf text = {0};
     err bad = extract_answer(c, u, &a->passages, 1, &one);
-    bool wanted = !bad.code && one.n_s && !is_cited(a, &one.s[0].c[0]);
+    bool wanted = !bad.code && one.n_s && !is_cited(a, &one.s[0].c[0]), all = true;
+    if (!bad.code && one.n_s && !wanted) {
+        bad = says_all(a, str_of(one.text), &all);
+        wanted = !bad.code && !all;
+    }
     if (wanted && !(s = mem_array(answer_sentence, a->n_s + 1))) bad = no_memory;
     if (wanted && !bad.code) {
         buf_puts(&text, a->text);
         buf_byte(&text, '\n');
         buf_puts(&text, one.text);
-        if (o->stream) bad = o->stream(o->ctx, (str){text.p + strlen(a->text), text.n - strlen(a->text)});
+        if (o->stream && !a->rewritten) bad = o->stream(o->ctx, (str){text.p + strlen(a->text), text.n - strlen(a->text)});
         if (!bad.code) bad = buf_error(&text);
     }
     if (wanted && !bad.code) {
@@ -429,17 +453,28 @@ static err add_best(collection *c, const ask_opts *o, const units *u, answer *a)
     return bad;
 }
 
-/* retrieval's and the model's view of the question, then its words */
+/* Retrieval's and the model's view of the question, then its words; if those are not confirmed, its words about the best passage alone,
+ * since a small model is led astray by the others; then, where its view was clear enough, the documents' own sentence. */
 static err ask_model(collection *c, const char *question, const ask_opts *o, units *u, answer *a)
 {
     judgement best;
     bool useless;
+    ask_opts still = *o; /* the second try is not streamed: the first was */
     TRY(units_likely(o->model, o->session, question, o->cancel, u, WEIGHED, &best));
     evidence neutral = {.best = best, .least = NEUTRAL_LEAST, .verified = NEUTRAL_VERIFIED};
-    a->answerable_after = answerable_with(a->answerable, &neutral);
-    if (!o->always_answer && (double)a->answerable_after < a->threshold_after - CLEARLY)
-        return refuse_unlikely(a, question, &best);
-    TRY(generate(c, question, o, u, &best, a));
+    float view = a->answerable_after = answerable_with(a->answerable, &neutral);
+    if (!o->always_answer && (double)view < a->threshold_after - CLEARLY) return refuse_unlikely(a, question, &best);
+    TRY(generate(c, question, o, u, &best, shown_passages(o), a));
+    if ((double)a->answerable_after < a->threshold_after) {
+        still.stream = NULL;
+        forget_answer(a);
+        a->rewritten = true;
+        TRY(generate(c, question, &still, u, &best, 1, a));
+    }
+    if ((double)a->answerable_after < a->threshold_after && (double)view >= CERTAIN) {
+        a->answerable_after = view;
+        return quote_instead(c, question, o, u, a);
+    }
     if (!o->always_answer && (double)a->answerable_after < a->threshold_after) return refuse_after(a, question, &best);
     TRY(is_useless(a, question, &useless));
     return useless ? quote_instead(c, question, o, u, a) : add_best(c, o, u, a);

@@ -72,6 +72,9 @@ typedef struct {
 /* Of the `most` best units `likely` is ln p(question | unit) per token; their scores change, so that the order of units is by it. */
 err units_likely(engine *, session *, const char *question, const atomic_bool *cancel, units *, usize most, judgement *);
 
+/* *odds: ln p(yes) - ln p(no) that the best unit, or what the answer cites, says that `text` is the answer; the higher of both */
+err units_confirm(engine *, session *, const char *question, const atomic_bool *cancel, const units *, const answer *, str text, float *odds);
+
 /* ---- alignment (cite.c) --------------------------------------------------------------------------------------------------------- */
 typedef struct {
     collection    *c;
@@ -99,6 +102,7 @@ typedef struct {
     judgement best;                         /* of the best unit */
     float least, mean;                      /* token log-probabilities */
     float verified, support;                /* share of sentences, mean support of the cited spans */
+    float confirm; bool confirmed, again;   /* ln p(yes) - ln p(no) that the best unit gives the written answer; confirmed: it was asked; again: of the second answer */
 } evidence;
 float answerable_with(float before, const evidence *); /* [0,1] */
 typedef struct { const char *document; u32 start, end; bool all; } hidden; /* a place, or a whole document, that is taken for absent */

@@ -100,9 +100,8 @@ static err score_title(const asking *a, const unit *u, double *mean, usize *n)
 
 /* ---- yes or no
  * ------------------------------------------------------------------------------------------------------------------ */
-static const struct {
-    const char *asked, *said;
-} examples[] = {
+typedef struct { const char *asked, *said; } example;
+static const example examples[] = {
     {"Passage: 별빛도서관 이용 안내 / 빌리기\n책의 대출 기간은 21일이다.\nQuestion: 빌린 책은 언제까지 돌려줘야 해요?", "yes"},
     {"Passage: 은하수영장 / 안전\n키가 120 cm보다 작으면 보호자와 함께 들어간다.\nQuestion: 수영장에서 키 작은 아이용 튜브를 "
      "빌려주나요?",
@@ -118,6 +117,27 @@ static const struct {
      "no"},
     {"Passage: 은하수영장 / 이용 요금\n구분 | 평일 | 주말\n어린이 | 3,000원 | 4,000원\nQuestion: 아이를 데리고 토요일에 가면 "
      "얼마예요?",
+     "yes"},
+};
+/* the answers of "no" are what a model writes that takes the nearest figure for an answer */
+static const example answered[] = {
+    {"Passage: 별빛도서관 이용 안내 / 빌리기\n책의 대출 기간은 21일이다.\nQuestion: 빌린 책은 언제까지 돌려줘야 해요?\nAnswer: 21일 "
+     "안에 돌려줘야 합니다.",
+     "yes"},
+    {"Passage: 별빛도서관 이용 안내 / 빌리기\n책의 대출 기간은 21일이다.\nQuestion: 노트북은 며칠 동안 빌릴 수 있나요?\nAnswer: "
+     "노트북은 21일 동안 빌릴 수 있습니다.",
+     "no"},
+    {"Passage: Galaxy Pool / Prices\nVisitor | Weekday | Weekend\nChild | EUR 3.00 | EUR 4.00\nQuestion: How much is a season "
+     "ticket for a child?\nAnswer: A season ticket for a child costs EUR 4.00.",
+     "no"},
+    {"Passage: Galaxy Pool / Prices\nVisitor | Weekday | Weekend\nChild | EUR 3.00 | EUR 4.00\nQuestion: What do I pay for my "
+     "daughter on a Saturday?\nAnswer: You pay EUR 4.00.",
+     "yes"},
+    {"Passage: Starlight Library / Staff\nThe director retires in June 2024.\nQuestion: When does the new director start?\nAnswer: "
+     "The new director starts in June 2024.",
+     "no"},
+    {"Passage: 은하수영장 / 안전\n키가 120 cm보다 작으면 보호자와 함께 들어간다.\nQuestion: 우리 아이가 115 cm인데 혼자 들어가도 "
+     "되나요?\nAnswer: 120 cm보다 작으면 보호자와 함께 들어가야 합니다.",
      "yes"},
 };
 
@@ -142,27 +162,21 @@ static err count_votes(void *ctx, const gen_token *t)
     return bad;
 }
 
-/* *agree: ln p(yes) - ln p(no); 0 when the model has no such words or the text does not fit */
-static err ask_yes(const asking *a, const units *us, const unit *u, float *agree)
+/* *odds: ln p(yes) - ln p(no); 0 when the model has no such words or the text does not fit */
+static err ask_yes(const asking *a, const char *system, const example *given, usize n_given, const char *last, float *odds)
 {
+    enum { MOST = 8 };
     const model *m = engine_model(a->e);
-    chat_message msg[2 * COUNT_OF(examples) + 2] = {
-        {"system", "Does the passage itself state what the question asks for? Reply yes or no.", NULL}};
+    chat_message msg[2 * MOST + 2] = {{"system", system, NULL}};
     usize n = 1;
     ids t = {0};
-    buf b = {0};
     votes v = {.tok = m->tok, .yes = 1e-6, .no = 1e-6};
-    for (usize i = 0; i < COUNT_OF(examples); i++) {
-        msg[n++] = (chat_message){"user", examples[i].asked, NULL};
-        msg[n++] = (chat_message){"assistant", examples[i].said, NULL};
+    for (usize i = 0; i < n_given && i < MOST; i++) {
+        msg[n++] = (chat_message){"user", given[i].asked, NULL};
+        msg[n++] = (chat_message){"assistant", given[i].said, NULL};
     }
-    buf_puts(&b, "Passage: ");
-    unit_context(us, u, &b);
-    buf_str(&b, text_of(u));
-    buf_fmt(&b, "\nQuestion: %s", a->question);
-    msg[n++] = (chat_message){"user", buf_cstr(&b), NULL};
-    err bad = buf_error(&b);
-    if (!bad.code) bad = augment_turns(m, msg, n, false, &t);
+    msg[n++] = (chat_message){"user", last, NULL};
+    err bad = augment_turns(m, msg, n, false, &t);
     if (!bad.code && (i64)t.n + 1 < m->h.n_ctx) {
         gen_request q = {.ids = t.id,
                          .n = t.n,
@@ -176,9 +190,65 @@ static err ask_yes(const asking *a, const units *us, const unit *u, float *agree
         bad = session_generate(a->s, &q, &r);
         if (!bad.code && r.finish == FINISH_CANCELLED) bad = err_new(ERR_CANCELLED, "interrupted");
     }
-    *agree = (float)(log(v.yes) - log(v.no));
-    buf_free(&b);
+    *odds = (float)(log(v.yes) - log(v.no));
     ids_free(&t);
+    return bad;
+}
+
+static err ask_states(const asking *a, const units *us, const unit *u, float *odds)
+{
+    buf b = {0};
+    buf_puts(&b, "Passage: ");
+    unit_context(us, u, &b);
+    buf_str(&b, text_of(u));
+    buf_fmt(&b, "\nQuestion: %s", a->question);
+    err bad = buf_error(&b);
+    if (!bad.code) bad = ask_yes(a, "Does the passage itself state what the question asks for? Reply yes or no.", examples, COUNT_OF(examples), buf_cstr(&b), odds);
+    buf_free(&b);
+    return bad;
+}
+
+static err ask_confirms(const asking *a, buf *passage, str said, float *odds)
+{
+    buf_fmt(passage, "\nQuestion: %s\nAnswer: ", a->question);
+    buf_str(passage, said);
+    TRY(buf_error(passage));
+    return ask_yes(a, "Does the passage itself say that this is the answer to the question? Reply yes or no.", answered, COUNT_OF(answered), buf_cstr(passage), odds);
+}
+
+/* what the first verified sentence cites, below its document's title; empty when that is the best unit */
+static void cited_passage(const answer *a, const unit *best, buf *out)
+{
+    for (usize i = 0; i < a->n_s; i++) {
+        const answer_sentence *s = &a->s[i];
+        if (!s->verified || !s->n) continue;
+        if (s->n == 1 && s->c[0].passage == best->passage && s->c[0].start >= best->start && s->c[0].end <= best->end) return;
+        const char *title = a->passages.h[s->c[0].passage].title;
+        buf_fmt(out, "Passage: %s", title ? title : "");
+        for (usize k = 0; k < s->n; k++) buf_fmt(out, "\n%s", s->c[k].quote);
+        return;
+    }
+}
+
+err units_confirm(engine *e, session *s, const char *question, const atomic_bool *cancel, const units *us, const answer *said, str text, float *odds)
+{
+    asking a = {e, s, question, question_korean(str_of(question)), cancel};
+    const unit *best = NULL;
+    buf b = {0}, cited = {0};
+    float other = -100;
+    *odds = 0;
+    for (usize i = 0; i < us->n; i++)
+        if (us->u[i].weighed && (!best || us->u[i].score > best->score)) best = &us->u[i];
+    if (!best || !text.n) return OK;
+    buf_puts(&b, "Passage: ");
+    unit_context(us, best, &b);
+    buf_str(&b, text_of(best));
+    err bad = ask_confirms(&a, &b, text, odds);
+    cited_passage(said, best, &cited);
+    if (!bad.code && cited.n) bad = ask_confirms(&a, &cited, text, &other);
+    if (other > *odds) *odds = other;
+    buf_free(&b);
+    buf_free(&cited);
     return bad;
 }
 
@@ -215,7 +285,7 @@ err units_likely(engine *e, session *s, const char *question, const atomic_bool 
     for (usize i = 0; i < us->n && !bad.code; i++) us->u[i].score += WEIGHT * (us->u[i].weighed ? us->u[i].likely - least : 0);
     if (!bad.code) best = best_unit(pick, n);
     if (best) bad = score_title(&a, best, &mean, &tokens);
-    if (best && !bad.code) bad = ask_yes(&a, us, best, &out->agree);
+    if (best && !bad.code) bad = ask_states(&a, us, best, &out->agree);
     if (best && !bad.code) out->rise = tokens ? best->likely - (float)mean : 0, out->known = tokens > 0;
     mem_free(pick);
     return bad;

@@ -153,6 +153,7 @@ typedef struct {
 } ask_opts;
 typedef struct {
     bool   refused; bool generated;                         /* refused: `reason` says by which signal */
+    bool   rewritten;                                       /* the text is not what was streamed: a later one took its place */
     char  *reason, *text;
     answer_sentence *s; usize n_s;
     hits   passages;
