@@ -102,6 +102,7 @@ err cmd_ask(cli *c, int argc, char **argv)
     if (c->json) json_decref(c->out), c->out = answer_json(&a);
     else {
         if (streamed) printf("\n");
+        if (streamed && (a.refused || a.rewritten)) printf("  (%s)\n", L("이 초안은 문서에서 확인되지 않아 거둡니다", "this draft is withdrawn: the documents do not confirm it"));
         answer_print(&a, streamed && !a.refused && !a.rewritten);
     }
 done:
