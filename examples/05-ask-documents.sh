@@ -5,6 +5,6 @@ need e5-small
 need qwen2.5-coder-1.5b
 "$maru" add samples/docs --to demo -e e5-small
 "$maru" search "연차 이월" --in demo -k 2
-"$maru" ask "올해 다 못 쓴 연차를 내년으로 며칠까지 넘길 수 있어요?" --in demo -m qwen2.5-coder-1.5b
+"$maru" ask "업무용 노트북을 택시에 두고 내렸습니다. 언제까지 신고해야 하나요?" --in demo -m qwen2.5-coder-1.5b
 "$maru" ask "How many days before leaving must a department head give notice?" --in demo
 "$maru" ask "회사 주차장에 자리가 몇 개 있나요?" --in demo -m qwen2.5-coder-1.5b
