@@ -45,7 +45,7 @@ err tune_log_open(tune_log **out, const char *folder, i64 keep)
     if (!bad.code && !l) bad = err_new(ERR_NOMEM, "out of memory for a log");
     if (!bad.code && !(l->f = fopen(buf_cstr(&path), "a"))) bad = err_os("%s", buf_cstr(&path));
     if (bad.code) mem_free(l);
-    else *out = l;
+    else setvbuf(l->f, NULL, _IOLBF, 0), *out = l; /* whoever watches the file sees whole lines, at once */
     buf_free(&path), buf_free(&old), buf_free(&kept);
     return bad;
 }
