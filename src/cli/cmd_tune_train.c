@@ -12,7 +12,7 @@ typedef struct {
     i64         recompute;
     double      memory, lr, warmup, decay, clip, alpha, dropout, lora_plus;
     const char *targets, *rslora;
-    bool        resume, truncate, special, verbose_steps;
+    bool        resume, truncate, special;
 } tune_args;
 
 typedef struct { bool quiet, terminal; double last; } watcher;
@@ -24,8 +24,8 @@ static void show_step(void *ctx, const train_step *s)
     double now = clock_s();
     if (w->quiet || (!last && !told && now - w->last < (w->terminal ? 0.5 : 10))) return;
     w->last = now;
-    fprintf(stderr, "%s%lld/%lld  %s %.4f  lr %.2g  %.0f tok/s  %.2f GiB  %s %.0f s%s", w->terminal ? "\r\033[K" : "", (long long)s->step, (long long)s->steps, L("손실", "loss"), s->loss, s->lr,
-            s->tokens_per_s, (double)s->bytes / (1 << 30), L("남은 시간", "left"), s->left_s, w->terminal && !told && !last ? "" : "");
+    fprintf(stderr, "%s%lld/%lld  %s %.4f  lr %.2g  %.0f tok/s  %.2f GiB  %s %.0f s", w->terminal ? "\r\033[K" : "", (long long)s->step, (long long)s->steps, L("손실", "loss"), s->loss, s->lr,
+            s->tokens_per_s, (double)s->bytes / (1 << 30), L("남은 시간", "left"), s->left_s);
     if (told) fprintf(stderr, "  %s %.4f", L("따로 둔 자료", "held-out"), s->eval_loss);
     if (!w->terminal || told || last) fputc('\n', stderr);
 }
