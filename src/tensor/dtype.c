@@ -119,15 +119,75 @@ static void decode_q5_0(const void *src, float *dst, i64 n)
 {
     u8 codes[Q32];
     for (const block_q5_0 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
-        codes_get_q5_0(b, codes);
+        codes_get_fives(b->q, b->high, codes);
         values_offset(codes, Q32, f16_to_f32(half_get(b->d)), 16, dst);
+    }
+}
+static void decode_q5_1(const void *src, float *dst, i64 n)
+{
+    u8 codes[Q32];
+    for (const block_q5_1 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
+        codes_get_fives(b->q, b->high, codes);
+        values_plus(codes, Q32, f16_to_f32(half_get(b->d)), f16_to_f32(half_get(b->m)), dst);
+    }
+}
+static void decode_q5_k(const void *src, float *dst, i64 n)
+{
+    u8 codes[QK];
+    for (const block_q5_k *b = src; n > 0; b++, dst += QK, n -= QK) {
+        codes_get_q5_k(b, codes);
+        values_q4_k(codes, b->scales, f16_to_f32(half_get(b->d)), f16_to_f32(half_get(b->dmin)), dst);
+    }
+}
+static void decode_q3_k(const void *src, float *dst, i64 n)
+{
+    u8 codes[QK];
+    for (const block_q3_k *b = src; n > 0; b++, dst += QK, n -= QK) {
+        codes_get_q3_k(b, codes);
+        values_q3_k(codes, b->scales, f16_to_f32(half_get(b->d)), dst);
+    }
+}
+static void decode_q2_k(const void *src, float *dst, i64 n)
+{
+    u8 codes[QK];
+    for (const block_q2_k *b = src; n > 0; b++, dst += QK, n -= QK) {
+        codes_get_twos(b->q, codes);
+        values_q2_k(codes, b->scales, f16_to_f32(half_get(b->d)), f16_to_f32(half_get(b->dmin)), dst);
+    }
+}
+static void decode_iq4_nl(const void *src, float *dst, i64 n)
+{
+    u8 codes[Q32];
+    for (const block_iq4_nl *b = src; n > 0; b++, dst += Q32, n -= Q32) {
+        codes_get_nibbles(b->q, codes);
+        values_levels(codes, Q32, f16_to_f32(half_get(b->d)), level_iq4, dst);
+    }
+}
+static void decode_iq4_xs(const void *src, float *dst, i64 n)
+{
+    u8 codes[Q32], sc[8];
+    for (const block_iq4_xs *b = src; n > 0; b++, n -= QK) {
+        float d = f16_to_f32(half_get(b->d));
+        scales_get_iq4_xs(b, sc);
+        for (int j = 0; j < 8; j++, dst += Q32) {
+            codes_get_nibbles(b->q[j], codes);
+            values_levels(codes, Q32, d * (float)(sc[j] - 32), level_iq4, dst);
+        }
+    }
+}
+static void decode_mxfp4(const void *src, float *dst, i64 n)
+{
+    u8 codes[Q32];
+    for (const block_mxfp4 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
+        codes_get_nibbles(b->q, codes);
+        values_levels(codes, Q32, mxfp4_scale(b->e), level_mxfp4, dst);
     }
 }
 static void decode_q4_k(const void *src, float *dst, i64 n)
 {
     u8 codes[QK];
     for (const block_q4_k *b = src; n > 0; b++, dst += QK, n -= QK) {
-        codes_get_q4_k(b, codes);
+        codes_get_pairs_of_32(b->q, codes);
         values_q4_k(codes, b->scales, f16_to_f32(half_get(b->d)), f16_to_f32(half_get(b->dmin)), dst);
     }
 }
@@ -227,7 +287,7 @@ static void encode_q5_0(const float *src, void *dst, i64 n)
     for (block_q5_0 *b = dst; n > 0; b++, src += Q32, n -= Q32) {
         float inv = inverse(put_scale(b->d, extreme(src, Q32) / -16));
         put_codes(codes, src, Q32, inv, 16, 31);
-        codes_put_q5_0(b, codes);
+        codes_put_fives(b->q, b->high, codes);
     }
 }
 static void encode_q4_k(const float *src, void *dst, i64 n)
@@ -251,7 +311,7 @@ static void encode_q4_k(const float *src, void *dst, i64 n)
             put_codes(codes + 32 * j, src + 32 * j, 32, inv, dmin * (float)mn[j] * inv, 15);
         }
         scales_put_q4_k(b->scales, sc, mn);
-        codes_put_q4_k(b, codes);
+        codes_put_pairs_of_32(b->q, codes);
     }
 }
 static void encode_q6_k(const float *src, void *dst, i64 n)
@@ -282,6 +342,13 @@ const dtype_info dtype_table[DTYPE_COUNT] = {
     [Q5_0] = {"q5_0", 6, Q32, sizeof(block_q5_0), true, decode_q5_0, encode_q5_0},
     [Q4_K] = {"q4_k", 12, QK, sizeof(block_q4_k), true, decode_q4_k, encode_q4_k},
     [Q6_K] = {"q6_k", 14, QK, sizeof(block_q6_k), true, decode_q6_k, encode_q6_k},
+    [Q5_1] = {"q5_1", 7, Q32, sizeof(block_q5_1), true, decode_q5_1, NULL},
+    [Q5_K] = {"q5_k", 13, QK, sizeof(block_q5_k), true, decode_q5_k, NULL},
+    [Q3_K] = {"q3_k", 11, QK, sizeof(block_q3_k), true, decode_q3_k, NULL},
+    [Q2_K] = {"q2_k", 10, QK, sizeof(block_q2_k), true, decode_q2_k, NULL},
+    [IQ4_NL] = {"iq4_nl", 20, Q32, sizeof(block_iq4_nl), true, decode_iq4_nl, NULL},
+    [IQ4_XS] = {"iq4_xs", 23, QK, sizeof(block_iq4_xs), true, decode_iq4_xs, NULL},
+    [MXFP4] = {"mxfp4", 39, Q32, sizeof(block_mxfp4), true, decode_mxfp4, NULL},
 };
 
 dtype dtype_of_gguf(u32 ggml_type)

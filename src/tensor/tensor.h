@@ -19,14 +19,14 @@
 #include "base/base.h"
 
 /* ---- block formats (dtype.c: decode and encode; sources: ggml's published layouts) ------------------------------------ */
-typedef enum { F32, F16, BF16, F64, I32, Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q6_K, DTYPE_COUNT } dtype;
+typedef enum { F32, F16, BF16, F64, I32, Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q6_K, Q5_1, Q5_K, Q3_K, Q2_K, IQ4_NL, IQ4_XS, MXFP4, DTYPE_COUNT } dtype;
 typedef struct {
     const char *name;                       /* "q4_k", as CLI and JSON write it */
     int   gguf;                             /* ggml_type number, -1: not in files */
     int   block, bytes;                     /* values and bytes of a block */
     bool  quantised;
     void (*decode)(const void *src, float *dst, i64 n);   /* n a multiple of block */
-    void (*encode)(const float *src, void *dst, i64 n);   /* round to nearest, simple scale search; NULL for I32 */
+    void (*encode)(const float *src, void *dst, i64 n);   /* a row without importances, as weight_encode; NULL for I32 */
 } dtype_info;
 extern const dtype_info dtype_table[DTYPE_COUNT];
 dtype dtype_of_gguf(u32 ggml_type);         /* DTYPE_COUNT when unknown */
@@ -46,6 +46,10 @@ usize weight_bytes(dtype, layout, i64 k, i64 n);
 void  weight_pack(dtype, layout, i64 k, i64 n, const void *rows, void *dst, i64 group_from, i64 group_to); /* groups of 8 rows; ranges may run in parallel */
 void  weight_decode(dtype, layout, i64 k, const void *w, i64 row, i64 n_rows, float *dst); /* dst [k, n_rows] */
 void  weight_decode_part(dtype, layout, i64 k, const void *w, i64 row, i64 k_from, i64 n, float *dst); /* of one row; whole blocks */
+/* n_rows rows of src [k, n_rows] as files have them (LAYOUT_ROWS), to the byte what ggml's published quantisers write. importance
+ * [k] (>= 0: mean square of the activations that meet this column) or NULL; F16, BF16, Q8_0, MXFP4 do not weigh. A row depends on
+ * nothing but itself: rows may be encoded in any pieces, in parallel. INPUT when k is no multiple of the block or the type is I32. */
+err   weight_encode(dtype, i64 k, i64 n_rows, const float *src, const float *importance, void *dst);
 
 /* ---- nodes ------------------------------------------------------------------------------------------------------------ */
 typedef enum {

@@ -92,7 +92,7 @@ static void in_q5_0(u8 *g, int lane, i64 i, const void *from)
     u8 codes[Q32];
     u32 bits = 0;
     scales_at(Q5_0, g, i)[lane] = half_get(b->d);
-    codes_get_q5_0(b, codes);
+    codes_get_fives(b->q, b->high, codes);
     nibbles_in(v->nibbles, lane, codes);
     for (int q = 0; q < 8; q++) bits |= (quad(codes, q) >> 4 & LOW1) << q;
     word_put(v->bits, lane, bits);
@@ -114,7 +114,7 @@ static void in_q4_k(u8 *g, int lane, i64 i, const void *from)
     u8 codes[QK];
     v->d[lane] = half_get(b->d), v->dmin[lane] = half_get(b->dmin);
     for (int w = 0; w < 3; w++) memcpy(&v->scales[w][lane], b->scales + 4 * w, 4);
-    codes_get_q4_k(b, codes);
+    codes_get_pairs_of_32(b->q, codes);
     for (int j = 0; j < 8; j++) nibbles_in(v->nibbles[j], lane, codes + 32 * j);
 }
 static void out_q4_k(const u8 *g, int lane, i64 i, float *dst)
