@@ -12,7 +12,7 @@ typedef struct {
     i64         recompute;
     double      memory, lr, warmup, decay, clip, alpha, dropout, lora_plus;
     const char *targets, *rslora;
-    bool        resume, truncate, special;
+    bool        resume, force, truncate, special;
 } tune_args;
 
 typedef struct { bool quiet, terminal; double last; } watcher;
@@ -48,11 +48,12 @@ static err switch_parse(const char *name, const char *word, int *out)
 static err options_of(const cli *c, const tune_args *a, train_opts *o)
 {
     *o = (train_opts){.lr = a->lr, .warmup = a->warmup, .weight_decay = a->decay, .clip = a->clip, .epochs = a->epochs, .most_steps = a->steps, .batch_tokens = a->batch_tokens, .accumulate = a->accumulate, .chunk = a->chunk, .recompute = a->recompute, .memory = (i64)(a->memory * (1 << 30)), .targets = a->targets,
-                      .alpha = a->alpha, .dropout = a->dropout, .lora_plus = a->lora_plus, .seed = (u64)c->seed, .eval_every = a->eval_every, .save_every = a->save_every, .patience = a->patience, .resume = a->resume, .cancel = &cli_cancel, .quiet = c->quiet || c->json};
+                      .alpha = a->alpha, .dropout = a->dropout, .lora_plus = a->lora_plus, .seed = (u64)c->seed, .eval_every = a->eval_every, .save_every = a->save_every, .patience = a->patience, .resume = a->resume, .force = a->force, .cancel = &cli_cancel, .quiet = c->quiet || c->json};
     TRY(tune_way_parse(a->way, &o->way));
     TRY(schedule_parse(a->schedule, &o->schedule));
     TRY(feature_parse(a->features, &o->features));
     TRY(switch_parse("--rslora", a->rslora, &o->rslora));
+    if (o->resume && o->force) return err_new(ERR_INPUT, "--resume goes on with the run of the folder, --force begins anew: expected one of them");
     if (o->patience > 0 && !a->eval.n) return err_new(ERR_INPUT, "--patience needs --eval DATA");
     return OK;
 }
@@ -123,6 +124,7 @@ err cmd_tune_train(cli *c, int argc, char **argv)
                     {"--batch-tokens", "N", "rows of a batch (1024)", OPT_I64, &a.batch_tokens},
                     {"--accumulate", "N", "batches of a step (1)", OPT_I64, &a.accumulate},
                     {"--resume", NULL, "go on from the folder's state", OPT_FLAG, &a.resume},
+                    {"--force", NULL, "a run that the folder holds gives way", OPT_FLAG, &a.force},
                     {"--template", "T", "label rows: '리뷰: {text}\\n감정:'", OPT_STR, &a.template},
                     {"--labels", "L", "label rows: '부정= bad,긍정= good'", OPT_STR, &a.labels},
                     {"--features", "K", "last second mean4 concat4 (last)", OPT_STR, &a.features},

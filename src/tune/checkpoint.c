@@ -1,7 +1,8 @@
 /* tune/checkpoint.c - everything a run needs to go on as if it had never stopped, in one safetensors file written whole or not at all:
- * the trained matrices, both moments, the cursor, sums. Random choices are functions of (seed, step), so no generator is saved. The
- * configuration of the run stands inside as text; a run with another one is refused, because it would be another run. */
-#include "tune/tune.h"
+ * the trained matrices, both moments, those of the best evaluation, the cursor, sums. Random choices are functions of (seed, step), so no
+ * generator is saved. The configuration of the run stands inside as text; a run with another one is refused, because it would be another
+ * run. A hash over all of it tells a damaged file from a good one: a flipped bit in a moment would otherwise go unnoticed. */
+#include "tune/inside.h"
 #include <jansson.h>
 
 static err path_of(const char *folder, buf *out)
@@ -10,27 +11,51 @@ static err path_of(const char *folder, buf *out)
     return buf_error(out);
 }
 
-static err list_tensors(safetensors_writer *w, const trained_set *set)
+/* parts: the values, both moments, and the values at the best evaluation if there are any */
+enum { PARTS = 4 };
+typedef struct { const adamw *o; const float *best; } whole;
+
+static const float *values(const whole *w, int part, usize i)
 {
-    static const char *const part[] = {"p", "m", "v"};
-    for (int p = 0; p < 3; p++)
-        for (usize i = 0; i < set->n; i++) {
+    if (part < 3) return part == 0 ? w->o->set->t[i].data : part == 1 ? w->o->m[i] : w->o->v[i];
+    const float *at = w->best;
+    for (usize k = 0; at && k < i; k++) at += w->o->set->t[k].k * w->o->set->t[k].n;
+    return at;
+}
+
+static void name_of(char name[96], int part, usize i, const trained *t) { snprintf(name, 96, "%c.%zu.%s", "pmvb"[part], i, t->name); }
+
+static err list_tensors(safetensors_writer *w, const whole *x)
+{
+    for (int p = 0; p < PARTS; p++)
+        for (usize i = 0; i < x->o->set->n; i++) {
+            const trained *t = &x->o->set->t[i];
             char name[96];
-            snprintf(name, sizeof name, "%s.%zu.%s", part[p], i, set->t[i].name);
-            TRY(safetensors_put_tensor(w, str_of(name), F32, 2, (i64[]){set->t[i].k, set->t[i].n}));
+            name_of(name, p, i, t);
+            if (values(x, p, i)) TRY(safetensors_put_tensor(w, str_of(name), F32, 2, (i64[]){t->k, t->n}));
         }
     return OK;
 }
 
-static err put_tensors(safetensors_writer *w, const adamw *o)
+static err put_tensors(safetensors_writer *w, const whole *x)
 {
-    for (int p = 0; p < 3; p++)
-        for (usize i = 0; i < o->set->n; i++) {
-            const trained *t = &o->set->t[i];
-            const float *x = p == 0 ? t->data : p == 1 ? o->m[i] : o->v[i];
-            TRY(safetensors_put_data(w, x, sizeof *x * (usize)(t->k * t->n)));
+    for (int p = 0; p < PARTS; p++)
+        for (usize i = 0; i < x->o->set->n; i++) {
+            const float *v = values(x, p, i);
+            if (v) TRY(safetensors_put_data(w, v, sizeof *v * (usize)(x->o->set->t[i].k * x->o->set->t[i].n)));
         }
     return OK;
+}
+
+static void hash_all(const whole *x, str config, str state, char hex[24])
+{
+    u64 h = hash64(state.p, state.n, hash64(config.p, config.n, 0));
+    for (int p = 0; p < PARTS; p++)
+        for (usize i = 0; i < x->o->set->n; i++) {
+            const float *v = values(x, p, i);
+            if (v) h = hash64(v, sizeof *v * (usize)(x->o->set->t[i].k * x->o->set->t[i].n), h);
+        }
+    snprintf(hex, 24, "%016llx", (unsigned long long)h);
 }
 
 static json_t *state_json(const train_state *s, i64 optimizer_step)
@@ -40,18 +65,22 @@ static json_t *state_json(const train_state *s, i64 optimizer_step)
                      "loss_targets", s->loss_targets, "best", s->best, "train_loss", s->train_loss);
 }
 
-err checkpoint_save(const char *folder, const adamw *o, const train_state *s, str config)
+err checkpoint_save(const char *folder, const adamw *o, const train_state *s, const float *best, str config)
 {
     buf path = {0};
+    char hex[24] = "";
+    whole x = {o, best};
     safetensors_writer *w = NULL;
     json_t *j = state_json(s, o->step);
     char *text = j ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     err bad = text ? path_of(folder, &path) : err_new(ERR_NOMEM, "out of memory while saving");
     if (!bad.code) bad = safetensors_create(&w, buf_cstr(&path));
+    if (!bad.code) hash_all(&x, config, str_of(text), hex);
     if (!bad.code) bad = safetensors_put_note(w, "maru.config", config);
     if (!bad.code) bad = safetensors_put_note(w, "maru.state", str_of(text));
-    if (!bad.code) bad = list_tensors(w, o->set);
-    if (!bad.code) bad = put_tensors(w, o);
+    if (!bad.code) bad = safetensors_put_note(w, "maru.hash", str_of(hex));
+    if (!bad.code) bad = list_tensors(w, &x);
+    if (!bad.code) bad = put_tensors(w, &x);
     if (!bad.code) bad = safetensors_commit(w);
     else safetensors_drop(w);
     free(text);
@@ -100,39 +129,41 @@ static err other_run(str was, str is)
     return bad;
 }
 
-static err tensor_read(const model_file *f, const char *part, usize i, const trained *t, float *into)
+static err tensor_read(const model_file *f, int part, usize i, const trained *t, float *into)
 {
     char name[96];
-    snprintf(name, sizeof name, "%s.%zu.%s", part, i, t->name);
+    name_of(name, part, i, t);
     const file_tensor *x = file_tensor_find(f, str_of(name));
-    if (!x || x->type != F32 || x->n[0] != t->k || x->n[1] != t->n || !x->data)
+    if (!x || x->type != F32 || x->n[0] != t->k || x->n[1] != t->n || x->n[2] * x->n[3] != 1 || !x->data)
         return err_new(ERR_FORMAT, "%s is missing or not [%lld,%lld] f32", name, (long long)t->k, (long long)t->n);
     memcpy(into, x->data, x->bytes);
     return OK;
 }
 
-static err read_all(const model_file *f, adamw *o, train_state *s, str config)
+static err read_all(const model_file *f, adamw *o, train_state *s, float *best, str config)
 {
-    str was, state;
+    str was, state, hash;
+    char hex[24];
     TRY(note(f, "maru.config", &was));
     TRY(note(f, "maru.state", &state));
+    TRY(note(f, "maru.hash", &hash));
     if (!str_eq(was, config)) return other_run(was, config);
     TRY(state_read(state, s, &o->step));
-    for (usize i = 0; i < o->set->n; i++) {
-        TRY(tensor_read(f, "p", i, &o->set->t[i], o->set->t[i].data));
-        TRY(tensor_read(f, "m", i, &o->set->t[i], o->m[i]));
-        TRY(tensor_read(f, "v", i, &o->set->t[i], o->v[i]));
-    }
-    return OK;
+    bool judged = best && s->best < NO_BEST;
+    for (int p = 0; p < (judged ? PARTS : PARTS - 1); p++)
+        for (usize i = 0; i < o->set->n; i++) TRY(tensor_read(f, p, i, &o->set->t[i], (float *)(uintptr_t)values(&(whole){o, best}, p, i)));
+    hash_all(&(whole){o, judged ? best : NULL}, was, state, hex);
+    if (str_eq(hash, str_of(hex))) return OK;
+    return err_new(ERR_FORMAT, "its hash is %s, but it says %.*s: the file is damaged; --force begins anew", hex, (int)i64_min((i64)hash.n, 16), hash.p);
 }
 
-err checkpoint_load(const char *folder, adamw *o, train_state *s, str config)
+err checkpoint_load(const char *folder, adamw *o, train_state *s, float *best, str config)
 {
     buf path = {0};
     model_file *f = NULL;
     err bad = path_of(folder, &path);
     if (!bad.code) bad = safetensors_open(&f, buf_cstr(&path));
-    if (!bad.code) bad = err_at(read_all(f, o, s, config), "%s", buf_cstr(&path));
+    if (!bad.code) bad = err_at(read_all(f, o, s, best, config), "%s", buf_cstr(&path));
     model_file_close(f);
     buf_free(&path);
     return bad;

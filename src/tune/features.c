@@ -234,6 +234,8 @@ err train_features(model *m, pool *threads, const tune_data *d, const tune_data 
 {
     trained_set set = {0};
     tune_log *log = NULL;
+    int lock = -1;
+    bool saved;
     bool head = o->way.kind == WAY_HEAD;
     feature_kind kind = head ? FEATURE_LAST : o->features;
     double start = clock_s();
@@ -242,12 +244,14 @@ err train_features(model *m, pool *threads, const tune_data *d, const tune_data 
     r->tokens_per_s = (double)r->tokens / r->seconds;
     r->trainable = way_count(&set);
     if (!bad.code && held) bad = train_metric(m, threads, &set, kind, d, held, r);
+    if (!bad.code) bad = folder_take(out, o, &lock, &saved);
     if (!bad.code) bad = tune_log_open(&log, out, 0);
     train_step s = {.step = 1, .steps = 1, .epoch = 1, .loss = r->train_loss, .eval_loss = r->eval_loss, .tokens = r->tokens, .targets = (i64)d->n_samples};
     if (!bad.code) bad = tune_log_step(log, &s, r->seconds);
     tune_log_close(log);
     if (!bad.code && each) each(ctx, &s);
     if (!bad.code) bad = train_artifact(m, &set, o, d, out, r);
+    file_unlock(lock);
     way_free(&set);
     return bad;
 }

@@ -3,6 +3,7 @@
 #define MARU_TUNE_INSIDE_H
 #include "tune/tune.h"
 
+#define NO_BEST 1e300 /* train_state.best before any evaluation */
 double way_rate(tune_way);                  /* its learning rate when none is given */
 
 /* log.c: a line a step, in order, also over an interruption: lines after `keep` steps are dropped */
@@ -11,6 +12,11 @@ err  tune_log_open(tune_log **, const char *folder, i64 keep);
 err  tune_log_step(tune_log *, const train_step *, double seconds);
 err  tune_log_flush(tune_log *);
 void tune_log_close(tune_log *);
+
+/* folder.c: whose a folder is. Taken by one process at a time; what a killed one left half written is swept away */
+err folder_check(const char *out, const train_opts *, bool *have_state); /* INPUT: it holds a run, and neither resume nor force was asked for */
+err folder_take(const char *out, const train_opts *, int *lock, bool *have_state); /* BUSY; force: the state that was there is gone. Released by file_unlock */
+err folder_publish(const adapter_file *, const char *out, const model *); /* the artifact, whole: until then the one that was there stays */
 
 /* run.c */
 err tune_config(const model *, const train_opts *, const tune_data *, i64 rows, char **json); /* owned: what must be equal for a run to go on */

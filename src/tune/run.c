@@ -62,7 +62,7 @@ err train_artifact(const model *m, const trained_set *set, const train_opts *o, 
     a->way = keep_text(a, way);
     a->pool = eval_pool(m);
     err bad = labels_into(a, d);
-    if (!bad.code) bad = adapter_save(a, out, m);
+    if (!bad.code) bad = folder_publish(a, out, m);
     if (!bad.code) bad = curves_write(out);
     adapter_free(a);
     r->artifact_bytes = 0;
@@ -120,10 +120,12 @@ err train_metric(const model *m, pool *threads, trained_set *set, feature_kind k
 err tune_train(model *m, pool *threads, const tune_data *train, const tune_data *held, const char *out, const train_opts *o, void (*each)(void *, const train_step *), void *ctx, train_report *r)
 {
     bool frozen = o->way.kind == WAY_FEATURES || (o->way.kind == WAY_HEAD && train->n_labels);
+    bool saved;
     memset(r, 0, sizeof *r);
     r->eval_loss = NAN;
     TRY(tune_data_ready(train));
     if (held) TRY(tune_data_ready(held));
+    TRY(folder_check(out, o, &saved)); /* before anything costs time */
     if (o->epochs < 1) return err_new(ERR_INPUT, "--epochs %lld: expected at least 1", (long long)o->epochs);
     if (o->dropout < 0 || o->dropout >= 1) return err_new(ERR_INPUT, "--dropout %g: expected 0 to less than 1", o->dropout);
     if (frozen && !train->n_labels) return err_new(ERR_INPUT, "--train features: expected rows of text and label");

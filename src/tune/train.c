@@ -40,6 +40,7 @@ typedef struct {
     float            *best;                 /* values of the set at the best evaluation, or NULL */
     char             *config;
     tune_log         *log;
+    int               lock;                 /* of the folder, or -1 */
     double            started, saved;
     void            (*each)(void *, const train_step *);
     void             *ctx;
@@ -218,6 +219,21 @@ static err remember_leaves(trainer *t)
     return OK;
 }
 
+/* After the first update something has to be different (of pairs: a B that is not zero any more), or the run would end as a file that does
+ * nothing. */
+static err check_moved(const trainer *t, double norm, double lr)
+{
+    bool pairs = false;
+    for (usize i = 0; i < t->set.n; i++) {
+        const trained *x = &t->set.t[i];
+        pairs |= x->kind == TRAIN_B;
+        for (i64 j = 0; x->kind == TRAIN_B && j < x->k * x->n; j++)
+            if (x->data[j] != 0) return OK;
+    }
+    if (!pairs && norm > 0 && (float)lr > 0) return OK;
+    return err_new(ERR_FORMAT, "the first update changed nothing%s (norm of the gradient %g, learning rate %g): this would teach nothing", pairs ? ", every B is still zero" : "", norm, lr);
+}
+
 static err run_step(trainer *t, train_step *out)
 {
     const tune_packing *p = t->order;
@@ -242,6 +258,7 @@ static err run_step(trainer *t, train_step *out)
     double base = t->o->lr > 0 ? t->o->lr : way_rate(t->o->way), clip = t->o->clip, scale = clip > 0 ? fmin(1, clip / (out->norm + 1e-6)) : 1;
     out->lr = schedule_rate(t->o->schedule, base, t->o->warmup < 0 ? 0.05 : t->o->warmup, t->at.step, t->steps);
     adamw_step(&t->opt, t->threads, t->grad, out->lr, t->o->lora_plus, t->o->weight_decay, scale);
+    if (t->opt.step == 1) TRY(check_moved(t, out->norm, out->lr));
     t->at.step++;
     t->at.pack = (i64)to;
     t->at.tokens += out->tokens, t->at.targets += targets;
@@ -294,7 +311,7 @@ static err save(trainer *t)
     t->at.seconds += clock_s() - t->started;
     t->started = t->saved = clock_s();
     TRY(tune_log_flush(t->log));
-    return checkpoint_save(t->out, &t->opt, &t->at, str_of(t->config));
+    return checkpoint_save(t->out, &t->opt, &t->at, t->at.best < NO_BEST ? t->best : NULL, str_of(t->config));
 }
 
 static bool due(i64 every, i64 step) { return every > 0 && step % every == 0; }
@@ -358,17 +375,33 @@ static err loop(trainer *t, train_report *r)
     return save(t);
 }
 
+/* a cursor that points outside of the run is no run's */
+static err check_cursor(trainer *t)
+{
+    const train_state *s = &t->at;
+    bool good = s->step >= 0 && s->step <= t->steps && t->opt.step == s->step && s->epoch >= 0 && s->epoch <= t->o->epochs && s->pack >= 0 && s->tokens >= 0 && s->worse >= 0 && s->seconds >= 0;
+    if (good && s->pack > 0) {
+        TRY(next_epoch(t));
+        good = (usize)s->pack < t->order->n_packs;
+    }
+    return good ? OK : err_new(ERR_FORMAT, "%s/state.safetensors: its cursor (step %lld, epoch %lld, batch %lld) lies outside of the run", t->out, (long long)s->step, (long long)s->epoch, (long long)s->pack);
+}
+
 static err resume(trainer *t, train_report *r)
 {
-    if (t->o->resume) TRY(checkpoint_load(t->out, &t->opt, &t->at, str_of(t->config)));
+    bool saved;
+    TRY(folder_take(t->out, t->o, &t->lock, &saved));
+    if (saved) TRY(checkpoint_load(t->out, &t->opt, &t->at, t->best, str_of(t->config)));
+    if (saved) TRY(check_cursor(t));
+    if (t->o->resume && !saved && !t->o->quiet) log_line(LOG_WARN, "%s: nothing was saved yet: this begins with the first step", t->out);
     r->finished_before = t->at.done;
-    return tune_log_open(&t->log, t->out, t->o->resume ? t->at.step : 0);
+    return tune_log_open(&t->log, t->out, t->at.step);
 }
 
 static err prepare(trainer *t, const tune_data *train, const tune_data *held)
 {
     t->train.d = train, t->held.d = held;
-    t->at.best = 1e300;
+    t->at.best = NO_BEST;
     TRY(way_make(t->m, t->threads, t->o, train, &t->set));
     TRY(sizes(t));
     if (held) /* held-out samples may be longer than any that is learned */
@@ -391,6 +424,7 @@ static void finish(trainer *t)
     workspace_free(t->ws);
     if (t->be) backend_close(t->be);
     tune_log_close(t->log);
+    file_unlock(t->lock);
     tune_packing_free(t->order);
     adamw_free(&t->opt);
     for (usize i = 0; t->sum && i < t->set.n; i++) mem_free(t->sum[i]);
@@ -408,7 +442,7 @@ static usize planned(const trainer *t)
 
 err train_loop(model *m, pool *threads, const tune_data *train, const tune_data *held, const char *out, const train_opts *o, void (*each)(void *, const train_step *), void *ctx, train_report *r)
 {
-    trainer t = {.m = m, .threads = threads, .o = o, .out = out, .each = each, .ctx = ctx};
+    trainer t = {.m = m, .threads = threads, .o = o, .out = out, .each = each, .ctx = ctx, .lock = -1};
     err bad = prepare(&t, train, held);
     if (!bad.code) bad = resume(&t, r);
     if (!bad.code) {

@@ -43,7 +43,8 @@ typedef struct {
     u64      seed;
     i64      eval_every, save_every;        /* steps; 0: once an epoch */
     i64      patience;                      /* evaluations without a better loss before it stops; 0: never */
-    bool     resume;
+    bool     resume;                        /* go on from the last save; from the first step when nothing was saved yet */
+    bool     force;                         /* a run that the folder holds gives way: its state at once, its artifact when there is a new one */
     const atomic_bool *cancel;              /* saves, then CANCELLED */
     bool     quiet;
 } train_opts;
@@ -61,7 +62,8 @@ typedef struct {
 } train_report;
 
 /* Learns `train` and writes the folder `out`. Errors: FORMAT and INPUT of data and options; FORMAT when a loss or gradient stops being
- * finite (tensor, step, samples); CANCELLED after saving; IO (nothing of the folder's earlier state is lost). */
+ * finite (tensor, step, samples) or nothing was changed by the first update; CANCELLED after saving; IO (nothing of the folder's earlier
+ * state and artifact is lost); INPUT: the folder holds a run and neither resume nor force is set; BUSY: another process trains there. */
 err tune_train(model *, pool *, const tune_data *train, const tune_data *held_out /* or NULL */, const char *out, const train_opts *, void (*each)(void *ctx, const train_step *), void *ctx, train_report *);
 
 /* ---- inside tune/ ------------------------------------------------------------------------------------------------------------- */
@@ -82,8 +84,8 @@ double schedule_rate(schedule_kind, double lr, double warmup, i64 step, i64 step
 
 /* checkpoint.c */
 typedef struct { i64 step, epoch, pack, tokens, targets; double seconds, loss_sum, loss_targets, best, train_loss; i64 worse; bool done; } train_state;
-err checkpoint_save(const char *folder, const adamw *, const train_state *, str config);
-err checkpoint_load(const char *folder, adamw *, train_state *, str config); /* NOTFOUND: there is none; INPUT: of another run, naming what differs */
+err checkpoint_save(const char *folder, const adamw *, const train_state *, const float *best, str config); /* best: values of the set at the best evaluation, or NULL */
+err checkpoint_load(const char *folder, adamw *, train_state *, float *best, str config); /* NOTFOUND: there is none; INPUT: of another run, naming what differs; FORMAT: damaged (a hash is over all) */
 
 /* curves.c */
 err curves_write(const char *folder);       /* log.jsonl -> curves.svg */

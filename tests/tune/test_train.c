@@ -57,7 +57,7 @@ static tune_data *data_of(const model *m, const char *name, const char *bytes, b
 
 static train_opts opts_of(const char *way)
 {
-    train_opts o = {.epochs = 30, .warmup = 0.1, .clip = 1, .rslora = -1, .recompute = 0, .batch_tokens = 64, .seed = 5, .quiet = true};
+    train_opts o = {.force = true, .epochs = 30, .warmup = 0.1, .clip = 1, .rslora = -1, .recompute = 0, .batch_tokens = 64, .seed = 5, .quiet = true};
     assert_ok(tune_way_parse(way, &o.way));
     return o;
 }
@@ -201,11 +201,11 @@ static void test_resumed_is_uninterrupted(void **state)
         assert_true(whole.steps > 8);
         for (i64 cut = 2; cut <= whole.steps; cut += 3) {
             stopper s = {false, cut};
-            o.cancel = &s.stop, o.resume = cut > 2;
+            o.cancel = &s.stop, o.resume = cut > 2, o.force = !o.resume;
             err bad = tune_train(m, threads, d, d, at("parts"), &o, stop_there, &s, &parts);
             assert_int_equal(bad.code, ERR_CANCELLED);
         }
-        o.cancel = NULL, o.resume = true;
+        o.cancel = NULL, o.resume = true, o.force = false;
         parts = train(m, d, d, "parts", &o, NULL);
         assert_same_file("whole", "parts", "adapter_model.safetensors");
         assert_true(whole.eval_loss == parts.eval_loss && whole.steps == parts.steps && whole.train_loss == parts.train_loss);
@@ -295,7 +295,7 @@ static void test_refusals(void **state)
     o = opts_of("lora:4");
     o.epochs = 1;
     train(m, d, NULL, "other", &o, NULL);
-    o.resume = true, o.lr = 0.5;
+    o.resume = true, o.force = false, o.lr = 0.5;
     train_report r;
     err bad = tune_train(m, threads, d, NULL, at("other"), &o, NULL, NULL, &r);
     assert_int_equal(bad.code, ERR_INPUT);
