@@ -6,8 +6,7 @@
  * not search for better scales or weigh errors: that is the quantiser's work (quant/). No encoder crashes on NaN or infinity,
  * but a block that holds one decodes to nothing meaningful. */
 #include "tensor/block.h"
-#include <float.h>
-#include <math.h>
+#include "tensor/cpu/kern.h"
 
 /* ---- scalars ---------------------------------------------------------------------------------------------------------- */
 static u32 bits_of(float f)
@@ -218,116 +217,21 @@ static void encode_f64(const float *src, void *dst, i64 n)
     }
 }
 
-/* nearest integer inside [lo, hi]; NaN gives lo, so that no conversion is ever undefined */
-static int nearest(float x, int lo, int hi)
-{
-    if (!(x > (float)lo)) return lo;
-    if (x > (float)hi) return hi;
-    return (int)lrintf(x);
-}
-static float inverse(float d) { return fabsf(d) > FLT_MIN ? 1.0f / d : 0.0f; }
-
-/* the value of largest magnitude, with its sign: mapping it to the negative end uses the whole two's complement range */
-static float extreme(const float *x, int n)
-{
-    float best = 0;
-    for (int i = 0; i < n; i++)
-        if (fabsf(x[i]) > fabsf(best)) best = x[i];
-    return best;
-}
-static void extent(const float *x, int n, float *lo, float *hi)
-{
-    *lo = *hi = x[0];
-    for (int i = 1; i < n; i++) {
-        if (x[i] < *lo) *lo = x[i];
-        if (x[i] > *hi) *hi = x[i];
-    }
-}
-static float put_scale(u8 b[2], float d) /* what the decoder will read */
-{
-    u16 h = f32_to_f16(d);
-    half_put(b, h);
-    return f16_to_f32(h);
-}
-static void put_codes(u8 *codes, const float *x, int n, float inv, float shift, int hi)
-{
-    for (int i = 0; i < n; i++) codes[i] = (u8)nearest(x[i] * inv + shift, 0, hi);
-}
-
-static void encode_q8_0(const float *src, void *dst, i64 n)
-{
-    for (block_q8_0 *b = dst; n > 0; b++, src += Q32, n -= Q32) {
-        float inv = inverse(put_scale(b->d, fabsf(extreme(src, Q32)) / 127));
-        for (int i = 0; i < Q32; i++) b->q[i] = (i8)nearest(src[i] * inv, -127, 127);
-    }
-}
-static void encode_q4_0(const float *src, void *dst, i64 n)
-{
-    u8 codes[Q32];
-    for (block_q4_0 *b = dst; n > 0; b++, src += Q32, n -= Q32) {
-        float inv = inverse(put_scale(b->d, extreme(src, Q32) / -8));
-        put_codes(codes, src, Q32, inv, 8, 15);
-        codes_put_nibbles(b->q, codes);
-    }
-}
-static void encode_q4_1(const float *src, void *dst, i64 n)
-{
-    u8 codes[Q32];
-    for (block_q4_1 *b = dst; n > 0; b++, src += Q32, n -= Q32) {
-        float lo, hi;
-        extent(src, Q32, &lo, &hi);
-        float m = put_scale(b->m, lo), inv = inverse(put_scale(b->d, (hi - lo) / 15));
-        put_codes(codes, src, Q32, inv, -m * inv, 15);
-        codes_put_nibbles(b->q, codes);
-    }
-}
-static void encode_q5_0(const float *src, void *dst, i64 n)
-{
-    u8 codes[Q32];
-    for (block_q5_0 *b = dst; n > 0; b++, src += Q32, n -= Q32) {
-        float inv = inverse(put_scale(b->d, extreme(src, Q32) / -16));
-        put_codes(codes, src, Q32, inv, 16, 31);
-        codes_put_fives(b->q, b->high, codes);
-    }
-}
-static void encode_q4_k(const float *src, void *dst, i64 n)
-{
-    u8 codes[QK], sc[8], mn[8];
-    for (block_q4_k *b = dst; n > 0; b++, src += QK, n -= QK) {
-        float scale[8], low[8], top_scale = 0,
-                                top_low = 0; /* w = scale * code - low, low >= 0: the format has no positive minimum */
-        for (int j = 0; j < 8; j++) {
-            float lo, hi;
-            extent(src + 32 * j, 32, &lo, &hi);
-            low[j] = lo < 0 ? -lo : 0;
-            scale[j] = (hi + low[j]) / 15;
-            if (scale[j] > top_scale) top_scale = scale[j];
-            if (low[j] > top_low) top_low = low[j];
-        }
-        float d = put_scale(b->d, top_scale / 63), dmin = put_scale(b->dmin, top_low / 63);
-        for (int j = 0; j < 8; j++) {
-            sc[j] = (u8)nearest(scale[j] * inverse(d), 0, 63), mn[j] = (u8)nearest(low[j] * inverse(dmin), 0, 63);
-            float inv = inverse(d * (float)sc[j]);
-            put_codes(codes + 32 * j, src + 32 * j, 32, inv, dmin * (float)mn[j] * inv, 15);
-        }
-        scales_put_q4_k(b->scales, sc, mn);
-        codes_put_pairs_of_32(b->q, codes);
-    }
-}
-static void encode_q6_k(const float *src, void *dst, i64 n)
-{
-    u8 codes[QK];
-    for (block_q6_k *b = dst; n > 0; b++, src += QK, n -= QK) {
-        float scale[16];
-        for (int j = 0; j < 16; j++) scale[j] = extreme(src + 16 * j, 16) / -32;
-        float d = put_scale(b->d, extreme(scale, 16) / -128), inv_d = inverse(d);
-        for (int j = 0; j < 16; j++) {
-            b->scales[j] = (i8)nearest(scale[j] * inv_d, -128, 127);
-            put_codes(codes + 16 * j, src + 16 * j, 16, inverse(d * (float)b->scales[j]), 32, 63);
-        }
-        codes_put_q6_k(b, codes);
-    }
-}
+#define ENCODE_ROW(type, name)                                                                                                   \
+    static void encode_##name(const float *src, void *dst, i64 n) { kern_get(cpu_now())->encode[type](src, NULL, n, dst); }
+ENCODE_ROW(Q8_0, q8_0)
+ENCODE_ROW(Q4_0, q4_0)
+ENCODE_ROW(Q4_1, q4_1)
+ENCODE_ROW(Q5_0, q5_0)
+ENCODE_ROW(Q5_1, q5_1)
+ENCODE_ROW(Q6_K, q6_k)
+ENCODE_ROW(Q5_K, q5_k)
+ENCODE_ROW(Q4_K, q4_k)
+ENCODE_ROW(Q3_K, q3_k)
+ENCODE_ROW(Q2_K, q2_k)
+ENCODE_ROW(IQ4_NL, iq4_nl)
+ENCODE_ROW(IQ4_XS, iq4_xs)
+ENCODE_ROW(MXFP4, mxfp4)
 
 /* ---- the table ----------------------------------------------------------------------------------------------------------- */
 const dtype_info dtype_table[DTYPE_COUNT] = {
@@ -342,13 +246,13 @@ const dtype_info dtype_table[DTYPE_COUNT] = {
     [Q5_0] = {"q5_0", 6, Q32, sizeof(block_q5_0), true, decode_q5_0, encode_q5_0},
     [Q4_K] = {"q4_k", 12, QK, sizeof(block_q4_k), true, decode_q4_k, encode_q4_k},
     [Q6_K] = {"q6_k", 14, QK, sizeof(block_q6_k), true, decode_q6_k, encode_q6_k},
-    [Q5_1] = {"q5_1", 7, Q32, sizeof(block_q5_1), true, decode_q5_1, NULL},
-    [Q5_K] = {"q5_k", 13, QK, sizeof(block_q5_k), true, decode_q5_k, NULL},
-    [Q3_K] = {"q3_k", 11, QK, sizeof(block_q3_k), true, decode_q3_k, NULL},
-    [Q2_K] = {"q2_k", 10, QK, sizeof(block_q2_k), true, decode_q2_k, NULL},
-    [IQ4_NL] = {"iq4_nl", 20, Q32, sizeof(block_iq4_nl), true, decode_iq4_nl, NULL},
-    [IQ4_XS] = {"iq4_xs", 23, QK, sizeof(block_iq4_xs), true, decode_iq4_xs, NULL},
-    [MXFP4] = {"mxfp4", 39, Q32, sizeof(block_mxfp4), true, decode_mxfp4, NULL},
+    [Q5_1] = {"q5_1", 7, Q32, sizeof(block_q5_1), true, decode_q5_1, encode_q5_1},
+    [Q5_K] = {"q5_k", 13, QK, sizeof(block_q5_k), true, decode_q5_k, encode_q5_k},
+    [Q3_K] = {"q3_k", 11, QK, sizeof(block_q3_k), true, decode_q3_k, encode_q3_k},
+    [Q2_K] = {"q2_k", 10, QK, sizeof(block_q2_k), true, decode_q2_k, encode_q2_k},
+    [IQ4_NL] = {"iq4_nl", 20, Q32, sizeof(block_iq4_nl), true, decode_iq4_nl, encode_iq4_nl},
+    [IQ4_XS] = {"iq4_xs", 23, QK, sizeof(block_iq4_xs), true, decode_iq4_xs, encode_iq4_xs},
+    [MXFP4] = {"mxfp4", 39, Q32, sizeof(block_mxfp4), true, decode_mxfp4, encode_mxfp4},
 };
 
 dtype dtype_of_gguf(u32 ggml_type)

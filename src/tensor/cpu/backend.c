@@ -7,6 +7,7 @@
  * another without barriers, and matmuls of the same rows, which cannot disturb each other, have none between them either. */
 #include "tensor/cpu/cpu.h"
 #include <stdlib.h>
+#include <time.h>
 
 static bool cpu_can(backend *be, const tensor *t)
 {
@@ -93,6 +94,13 @@ typedef struct {
     plan *p;
 } run_ctx;
 
+static double cpu_s(void) /* of this thread: others may use the machine */
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static void run_all(void *ctx, int thread, int n_threads)
 {
     run_ctx *x = ctx;
@@ -108,14 +116,16 @@ static void run_all(void *ctx, int thread, int n_threads)
                  .own = own + cp->per_thread * (usize)thread};
     cpu_run whole = r;
     whole.n_threads = 1;
-    for (const step *s = cp->steps, *end = s + cp->n; s < end; s++) {
-        double start = x->c->profile && thread == 0 ? clock_s() : 0;
+    for (step *s = cp->steps, *end = s + cp->n; s < end; s++) {
+        const bool profile = x->c->profile && thread == 0;
+        double start = profile ? clock_s() : 0, cpu_start = profile ? cpu_s() : 0;
         if (!s->alone)
             s->run(s, &r);
         else if (thread == 0)
             s->run(s, &whole);
         if (s->barrier) pool_barrier(x->c->pool, thread);
-        if (x->c->profile && thread == 0) {
+        if (profile) {
+            s->seconds += cpu_s() - cpu_start;
             x->c->seconds[s->t->op] += clock_s() - start;
             x->c->calls[s->t->op]++;
         }
@@ -175,13 +185,13 @@ const kern *kern_get(cpu_level level)
     if (atomic_compare_exchange_strong(&ready[level], &none, 1)) {
         k->level = level;
         kern_body_rows_generic(k), kern_body_attend_generic(k), kern_body_gemm_generic(k), kern_q_generic(k),
-            kern_body_decode_generic(k), kern_body_loss_generic(k), kern_limits_generic(k);
+            kern_body_decode_generic(k), kern_body_loss_generic(k), kern_body_encode_generic(k), kern_limits_generic(k);
         if (level >= CPU_AVX2)
             kern_body_rows_avx2(k), kern_body_attend_avx2(k), kern_body_gemm_avx2(k), kern_q_avx2(k), kern_body_decode_avx2(k),
-                kern_body_loss_avx2(k), kern_limits_avx2(k);
+                kern_body_loss_avx2(k), kern_body_encode_avx2(k), kern_limits_avx2(k);
         if (level >= CPU_AVX512)
             kern_body_rows_avx512(k), kern_body_attend_avx512(k), kern_body_gemm_avx512(k), kern_q_avx512(k),
-                kern_body_decode_avx512(k), kern_body_loss_avx512(k), kern_limits_avx512(k);
+                kern_body_decode_avx512(k), kern_body_loss_avx512(k), kern_body_encode_avx512(k), kern_limits_avx512(k);
         atomic_store(&ready[level], 2);
     }
     while (atomic_load(&ready[level]) != 2) {} /* somebody is filling it: a few dozen stores */

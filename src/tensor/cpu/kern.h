@@ -108,6 +108,8 @@ typedef struct kern {
     /* body_decode.c: values [k_from, k_from + n), whole blocks, of the 8 rows of a group; row i to dst + i * stride. The bits of
      * weight_decode */
     void  (*decode8[DTYPE_COUNT])(const void *group, i64 k_from, i64 n, float *dst, i64 stride);
+    /* body_encode*.c: one row into its file's blocks (tensor.h: weight_encode); k whole blocks; importance [k] or NULL */
+    void  (*encode[DTYPE_COUNT])(const float *x, const float *importance, i64 k, void *dst);
     /* q_*.c */
     void  (*quant)(const float *x, i64 k, void *xq);                 /* one row */
     /* one group of 8 rows (LAYOUT_R8) against n_cols quantised columns: y[c*y_stride + 0..7] */
@@ -126,6 +128,8 @@ void kern_body_gemm_generic(kern *), kern_body_gemm_avx2(kern *), kern_body_gemm
 void kern_body_grad_generic(kern *), kern_body_grad_avx2(kern *), kern_body_grad_avx512(kern *); /* called by kern_body_attend_* */
 void kern_body_loss_generic(kern *), kern_body_loss_avx2(kern *), kern_body_loss_avx512(kern *);
 void kern_body_decode_generic(kern *), kern_body_decode_avx2(kern *), kern_body_decode_avx512(kern *);
+void kern_body_encode_generic(kern *), kern_body_encode_avx2(kern *), kern_body_encode_avx512(kern *);
+void kern_body_encode_k_generic(kern *), kern_body_encode_k_avx2(kern *), kern_body_encode_k_avx512(kern *); /* called by those */
 void kern_limits_generic(kern *), kern_limits_avx2(kern *), kern_limits_avx512(kern *);
 void kern_q_generic(kern *), kern_q_avx2(kern *), kern_q_avx512(kern *);
 #endif
