@@ -1,8 +1,9 @@
 /* Chat templates: the door. A template is parsed once and may render for many threads; a rendering has an arena of its own,
  * makes values of the messages (with where every byte comes from), walks the tree and copies text and runs out.
  *
- * The variables are those of transformers' apply_chat_template: messages, tools and documents (none if not given),
- * add_generation_prompt, bos_token, eos_token, and what `extra_json` adds or replaces. */
+ * The variables are those of transformers' apply_chat_template: messages (without the keys that are null, the reasoning under the
+ * names that templates read), tools and documents (none if not given), add_generation_prompt, bos_token, eos_token, and what
+ * `extra_json` adds or replaces. */
 #include "text/chat.h"
 
 /* ---- making ---- */
@@ -77,8 +78,8 @@ static void set_options(chat_eval *ev, const chat_options *o)
     set_variable(ev, S("tools"), tools);
     set_variable(ev, S("documents"), chat_none());
     set_variable(ev, S("add_generation_prompt"), chat_bool(o->add_generation_prompt));
-    set_variable(ev, S("bos_token"), chat_string_lit(ev, o->bos));
-    set_variable(ev, S("eos_token"), chat_string_lit(ev, o->eos));
+    if (o->bos) set_variable(ev, S("bos_token"), chat_string_lit(ev, o->bos));
+    if (o->eos) set_variable(ev, S("eos_token"), chat_string_lit(ev, o->eos));
     if (!o->extra_json || ev->bad.code) return;
     chat_value extra = chat_from_json(ev, str_of(o->extra_json), CHAT_LITERAL, "the variables");
     if (extra.kind != V_DICT) chat_fail_as(ev, ERR_INPUT, "the variables: a JSON object expected");

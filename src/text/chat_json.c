@@ -80,24 +80,40 @@ chat_value chat_from_json(chat_eval *ev, str text, chat_origin from, const char 
     return v;
 }
 
+/* a message's reasoning has three names in the wild: `thinking` and `reasoning_content`, which templates read, get the first that is
+ * given, `thinking` in front of all */
+static chat_dict *name_reasoning(chat_eval *ev, chat_dict *given, chat_origin from)
+{
+    static const char *const name[] = {"reasoning_content", "thinking", "reasoning"};
+    chat_value *reasoning = NULL;
+    for (usize i = 0; i < COUNT_OF(name) && !reasoning; i++)
+        reasoning = chat_dict_get(given, str_of(name[i]), chat_text_hash(str_of(name[i])));
+    if (!reasoning) return given;
+    chat_dict *d = chat_dict_new(ev);
+    chat_dict_put(ev, d, chat_string_new(ev, S("thinking"), from), *reasoning);
+    for (u32 i = 0; i < given->n && !ev->bad.code; i++) chat_dict_put(ev, d, given->pair[i].key, given->pair[i].value);
+    chat_dict_put(ev, d, chat_string_new(ev, S("reasoning_content"), from), *reasoning);
+    return d;
+}
+
 chat_value chat_message_json(chat_eval *ev, str text, i32 message, const char *role, const char *content)
 {
     char what[32];
     snprintf(what, sizeof what, "message %d", message);
     chat_origin from = {message, CHAT_OTHER};
-    chat_dict *d = NULL;
-    json_t *j = NULL;
-    if (text.p && (j = load(ev, text, what)) && !json_is_object(j)) chat_fail_as(ev, ERR_INPUT, "%s is not a JSON object", what);
-    d = j && !ev->bad.code ? members(ev, j, from, 0, true) : chat_dict_new(ev);
+    json_t *j = text.p ? load(ev, text, what) : NULL;
+    if (j && !json_is_object(j)) chat_fail_as(ev, ERR_INPUT, "%s is not a JSON object", what);
+    chat_dict *all = j && !ev->bad.code ? members(ev, j, from, 0, true) : chat_dict_new(ev), *d = chat_dict_new(ev);
     json_decref(j);
+    for (u32 i = 0; i < all->n && !ev->bad.code; i++)
+        if (all->pair[i].value.kind != V_NONE) chat_dict_put(ev, d, all->pair[i].key, all->pair[i].value);
     const char *const key[] = {"role", "content"}, *const value[] = {role, content};
     for (int i = 0; i < 2; i++) {
-        chat_origin o = under_message(key[i], message);
-        if (text.p && (!value[i] || chat_dict_get(d, str_of(key[i]), chat_text_hash(str_of(key[i]))))) continue;
-        chat_dict_put(ev, d, chat_string_new(ev, str_of(key[i]), from),
-                      value[i] ? chat_string_new(ev, str_of(value[i]), o) : (chat_value){.kind = V_NONE, .from = o});
+        str k = str_of(key[i]);
+        if (!value[i] || (text.p && chat_dict_get(all, k, chat_text_hash(k)))) continue;
+        chat_dict_put(ev, d, chat_string_new(ev, k, from), chat_string_new(ev, str_of(value[i]), under_message(key[i], message)));
     }
-    return chat_dict_value(d, from);
+    return chat_dict_value(ev->bad.code ? d : name_reasoning(ev, d, from), from);
 }
 
 chat_value chat_filter_from_json(chat_eval *ev, chat_value v, const chat_args *a)

@@ -21,10 +21,10 @@ bool text_is_space(u32 c);                  /* White_Space */
  * skipped, white space behind the sentence is not part of it. Returns s.n for the last one. */
 usize text_sentence_end(str s, usize from);
 
-/* ---- tokenizers (tokenizer.c, bpe.c, spm.c, unigram.c, pretok.c) ------------------------------------------------------ */
+/* ---- tokenizers (tokenizer.c, bpe.c, spm.c, unigram.c, wordpiece.c, pretok.c) ------------------------------------------------------ */
 typedef enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN = 2, TOKEN_CONTROL = 3, TOKEN_USER = 4, TOKEN_UNUSED = 5, TOKEN_BYTE = 6 } token_kind; /* GGUF's values */
 typedef struct {
-    const char *model;                      /* tokenizer.ggml.model: "gpt2" byte-level BPE, "llama" SentencePiece BPE, "t5" Unigram */
+    const char *model;                      /* tokenizer.ggml.model: "gpt2" byte-level BPE, "llama" SentencePiece BPE, "t5" Unigram, "bert" WordPiece */
     const char *pre;                        /* tokenizer.ggml.pre ("qwen2", "smollm", ...); NULL: default. Unknown: UNSUPPORTED, named */
     i64         n_tokens, n_merges;
     const str  *tokens;                     /* [n_tokens] borrowed during tokenizer_new only */
@@ -34,6 +34,7 @@ typedef struct {
     str         charsmap;                   /* precompiled_charsmap of SentencePiece (XLM-R), or empty */
     i64         bos, eos, eot, unk, sep, pad, cls, mask; /* ids or -1; eot: end of turn */
     int         add_bos, add_eos, add_space_prefix, remove_extra_whitespaces; /* 1, 0 or -1: not given, the model kind's default */
+    bool        cased, accents, han_in_words; /* of WordPiece: no lower case; marks are kept; Han characters are no words of their own */
 } token_source;
 typedef struct tokenizer tokenizer;
 err  tokenizer_new(tokenizer **, const token_source *); /* hostile metadata gives FORMAT errors, never a crash */
@@ -54,6 +55,10 @@ bool token_is_end(const tokenizer *, i32 id);        /* ends generation: eos, eo
 i64  token_find(const tokenizer *, str piece);       /* id or -1 */
 void token_bytes(const tokenizer *, i32 id, buf *out, bool special); /* the bytes that this token stands for; control tokens are empty unless `special` */
 const token_source *tokenizer_source(const tokenizer *); /* ids of special tokens and flags as in force; arrays NULL */
+/* Pre-tokenizers as patterns (PCRE2, white space written out), applied one after the other; NULL ends the list of at most 6. */
+enum { PRE_STAGES = 6 };
+bool tokenizer_pre_patterns(const char *name, const char *pattern[PRE_STAGES + 1], bool *whole_words); /* false: no such name */
+bool tokenizer_pre_find(const str *pattern, usize n, bool whole_words, char name[32]); /* of exactly these; false: none. \\s and \\S of other dialects are understood */
 err  detokenize(const tokenizer *, const i32 *id, usize n, bool special, buf *out); /* leading space of SentencePiece removed as the model does */
 
 /* A streaming decoder: bytes of an unfinished character are held back until it is complete; what can never become one is
@@ -89,7 +94,7 @@ typedef struct {
     usize      n_span, cap_span;
 } chat_output;
 typedef struct {
-    const char *bos, *eos;                  /* texts of the special tokens, "" if none */
+    const char *bos, *eos;                  /* texts of the special tokens; NULL: the variable is not defined */
     bool        add_generation_prompt;
     const char *tools_json, *extra_json;    /* array; object of further variables; or NULL */
     i64         fuel;                       /* evaluation steps; 0: 10 million */

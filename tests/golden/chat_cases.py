@@ -117,7 +117,7 @@ CASES = [
       "2.9 | round(0, 'floor')", "42 | round", "2.675 | round(2)", "1234.5 | round(-2)", "'1_000' | int", "'1e3' | float", "'1e3' | int"),
     e("tojson", "d | tojson", "people | tojson", "word | tojson", "han | tojson", "han | tojson(ensure_ascii=true)", "'🙂\\x7f\\x01/<>&' | tojson", "'🙂\\x7f' | tojson(ensure_ascii=True)", "[1, 1.0, true, none, 'a', (1, 2)] | tojson", "{} | tojson", "[] | tojson(indent=2)", "d | tojson(indent=2)", "people | tojson(indent=4)",
       "d | tojson(separators=(',', ':'))", "d | tojson(sort_keys=true)", "{1: 2, true: 3, none: 4, 1.5: 5} | tojson", "[[]] | tojson(indent=1)", "{'a': {}} | tojson(indent='--')", "[1] | tojson(indent=0)", "1e22 | tojson", "'\\b\\f\\n\\r\\t\\\\\"' | tojson", "nothing | tojson"),
-    e("from_json", "'{\"a\": [1, 2.5, null, true, \"한\"]}' | from_json", "('[1]' | from_json)[0] + 1"),
+    e("from_json", "'{\"a\": [1, 2.5, null, true, \"한\"]}' | from_json", "('[1]' | from_json)[0] + 1", needs="from_json"),
     e("indent", "'a\\nb\\n\\nc' | indent", "'a\\nb' | indent(2)", "'a\\nb' | indent(2, true)", "'a\\n\\nb\\n' | indent(2, blank=true)", "'a\\nb' | indent('> ', first=True)", "'' | indent(2, true) ~ '|'", "'a\\r\\nb\\n' | indent(1) ~ '|'", "'a' | indent(width=3)"),
     e("markup", "'<a>' | e", "'<a>' | escape + '<b>'", "'<a>' | safe", "('<a>' | safe) + '<b>'", "'<b>' + ('<a>' | safe)", "('<a>' | safe) ~ '<b>'", "('<a>' | safe | upper) + '&'", "'\"\\'&' | e", "('<' | safe) * 2", "['<a>' | safe, '<b>'] | join('<')", "'x' | e | e", "('a<b' | e).split('&') | list"),
     e("other filters", "'%s-%s' | format(1, 'x')", "'%(a)s' | format(a=5)", "word | string | length", "names | attr('x') is defined", "'abc' | attr('upper') is callable"),
@@ -161,3 +161,45 @@ CASES = [
     "{{ n | items | list }}", "{{ none | items | list }}", "{{ people | map(attribute='home.city') | list }}", "{{ '{} {}'.format(1) }}", "{{ names.index('zzz') }}", "{{ 'x'.index('y') }}", "{{ word.nosuch() }}", "{{ f(a=1, 2) }}", "{% macro f(a=1, b) %}{% endmacro %}", "{{ none.x.y }}", "{{ -word }}", "{{ ('a' if false).x }}", "{{ d | dictsort(by='zzz') }}", "{{ 'a' | abs }}", "{{ none | indent }}", "{{ 'a' | format(1) }}", "{% for x in [1] %}{% macro f() %}{% break %}{% endmacro %}{% endfor %}", "{{ names | sum }}",
     "{{ ''.join([1]) }}", "{{ (names | first).x.y }}", "{{ loop.index }}", "{% for x in names %}{{ loop.zzz.y }}{% endfor %}", "{% set loop = 1 %}{% for x in [1] %}{% set loop = 2 %}{% endfor %}",
 ]]
+
+
+# ---- conversations for the templates of others
+WEATHER = {"type": "function", "function": {
+    "name": "get_weather", "description": "The weather at a place, <now> & \"here\".",
+    "parameters": {"type": "object", "required": ["city"], "properties": {
+        "city": {"type": "string", "description": "Name of the city"},
+        "unit": {"type": "string", "enum": ["celsius", "fahrenheit"], "default": "celsius"},
+        "days": {"type": "array", "items": {"type": "integer"}, "description": "Days from now"}}}}}
+CLOCK = {"type": "function", "function": {
+    "name": "clock", "description": "시각을 알려 줍니다.",
+    "parameters": {"type": "object", "properties": {"zone": {"type": "string", "description": "시간대"}, "exact": {"type": "boolean", "description": "초까지"}}}}}
+
+
+def call(i, name, arguments):
+    return {"id": f"call{i:05d}", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def talk(*turns, **more):
+    return {"messages": [t if isinstance(t, dict) else {"role": t[0], "content": t[1]} for t in turns], "prompt": True, "bos": "<s>", "eos": "</s>", **more}
+
+
+CONVERSATIONS = {
+    "turns": talk(("system", "  You answer briefly.\n"), ("user", "What is 2 < 3 & \"why\"?"), ("assistant", "<think>\nA greeting.\n</think>\n\nHello! "), ("user", "Tell me\na joke.\n"),
+                  ("assistant", "Why did the chicken?"), ("user", "Again"), ("assistant", "No."), prompt=False),
+    "tools": talk(("system", "Use tools."), ("user", "Weather in Oslo?"),
+                  {"role": "assistant", "content": "", "tool_calls": [call(1, "get_weather", {"city": "Oslo", "days": [1, 2], "exact": True, "x": 1.5, "y": None})]},
+                  {"role": "tool", "tool_call_id": "call00001", "name": "get_weather", "content": "{\"temp\": -3}"}, ("assistant", "Cold: -3."), ("user", "Thanks"),
+                  tools=[WEATHER, CLOCK], extra={"functions": "[{}]", "datetime": "today"}),
+    "korean": talk(("system", "당신은 친절한 도우미입니다."), ("user", "한글의 역사를 알려 줘. 🙂"), ("assistant", "세종대왕이 1443년에 만들었습니다."), ("user", "감사합니다\u3000"),
+                   extra={"enable_thinking": False, "date_string": "2025-07-29", "functions": "[]", "datetime": "2025-07-29"}),
+    "single": talk(("user", "Hi, who are you?")),
+    "two calls": talk(("user", "Oslo and Seoul, now"),
+                      {"role": "assistant", "content": None, "reasoning_content": "Two places.\nTwo calls.", "tool_calls": [call(2, "get_weather", {"city": "Oslo"}), call(3, "clock", {"zone": "서울", "exact": False})]},
+                      {"role": "tool", "tool_call_id": "call00002", "name": "get_weather", "content": "rain"}, {"role": "tool", "tool_call_id": "call00003", "name": "clock", "content": "12:00"},
+                      tools=[WEATHER, CLOCK], extra={"enable_thinking": True, "reasoning_effort": "high"}),
+    "text arguments": talk(("user", "서울 날씨"), {"role": "assistant", "content": "Let me look.", "tool_calls": [call(4, "get_weather", "{\"city\": \"서울\", \"days\": [1]}")]},
+                           {"role": "tool", "tool_call_id": "call00004", "name": "get_weather", "content": [{"type": "text", "text": "맑음"}]}, tools=[WEATHER]),
+    "parts": talk({"role": "system", "content": [{"type": "text", "text": "Look."}]}, {"role": "user", "content": [{"type": "text", "text": "What is\n"}, {"type": "image"}, {"type": "text", "text": "this?"}]},
+                  {"role": "assistant", "content": [{"type": "text", "text": "A cat."}], "thinking": "whiskers"}, ("user", "Sure?"), extra={"add_vision_id": True}),
+    "bare": talk(("user", "a"), ("user", "b"), ("assistant", "c"), ("system", "late"), ("user", "d"), bos=None, eos=None, prompt=False),
+}
