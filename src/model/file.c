@@ -60,6 +60,8 @@ void model_file_close(model_file *f)
     mem_free(f->metas);
     mem_free(f->tensors);
     mem_free(f->name);
+    for (usize i = 0; i < f->n_parts; i++) model_file_close(f->parts[i]);
+    mem_free(f->parts);
     if (f->mapped.p || f->mapped.fd >= 0) file_map_close(&f->mapped);
     mem_free(f);
 }

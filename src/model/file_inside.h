@@ -6,6 +6,13 @@
 _Static_assert(sizeof(usize) == 8, "offsets of model files are 64-bit");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "model files are little endian and are read in place");
 
+/* Where a tensor comes from whose numbers another file has in another order or type (hf_weights.c); `from` is the other file's. */
+typedef struct {
+    const file_tensor *from;
+    int order;    /* row_order */
+    i64 head_dim; /* of ORDER_QUERY and ORDER_KEY */
+} file_source;
+
 struct model_file {
     file_map     mapped; /* fd < 0 and p NULL when the bytes are borrowed */
     char        *name;   /* for messages */
@@ -15,6 +22,9 @@ struct model_file {
     usize        n_tensors, tensors_cap;
     map         *by_key, *by_name; /* -> index */
     arena       *own;              /* what is not in the file's bytes as such: unescaped strings, aligned copies; NULL until used */
+    model_file **parts;            /* [n_parts] files whose bytes this one shows, closed with it */
+    usize n_parts, parts_cap;
+    file_source *source;           /* [n_tensors] of a folder, in own; else NULL */
 };
 
 typedef err (*file_parser)(model_file **, const u8 *p, usize n, const char *name);

@@ -61,7 +61,7 @@ typedef struct {
     void            *packed;
 } model;
 
-/* Opens a GGUF. Weights that the kernels prefer interleaved are packed in parallel on `threads`; the rest stays mapped. Errors:
+/* Opens a GGUF, or a Hugging Face folder (config.json, safetensors, tokenizer.json), whose tensors then have GGUF's names. Weights that the kernels prefer interleaved are packed in parallel on `threads`; the rest stays mapped. Errors:
  * NOTFOUND, FORMAT (which tensor or key, found, expected), UNSUPPORTED (architecture, type, tokenizer by name), NOMEM. */
 err  model_open(model **, const char *path, pool *threads);
 err  model_open_tokenizer(model **, const char *path); /* tokenizer and template only: weights may be absent or unknown */

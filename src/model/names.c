@@ -60,6 +60,7 @@ static const name_row bert_rows[] = {{"embeddings.word_embeddings", "token_embd"
                                      {"encoder.layer.#.intermediate.dense", "blk.#.ffn_up"},
                                      {"encoder.layer.#.output.dense", "blk.#.ffn_down"},
                                      {"encoder.layer.#.output.LayerNorm", "blk.#.layer_output_norm"},
+                                     {"pooler.dense", "cls"},
                                      {"classifier", "score"},
                                      {0}};
 

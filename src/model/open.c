@@ -1,5 +1,5 @@
 /* model/open.c - opens a model: file, architecture row, hyperparameters, weights, tokenizer, chat template. */
-#include "model/arch.h"
+#include "model/hf.h"
 
 static i64 token_id(const model_file *f, const char *key) { return file_i64_or(f, key, -1); }
 
@@ -55,6 +55,9 @@ static err tokenizer_bind(model *m, arena *a)
     s.add_eos = flag(f, "tokenizer.ggml.add_eos_token");
     s.add_space_prefix = flag(f, "tokenizer.ggml.add_space_prefix");
     s.remove_extra_whitespaces = flag(f, "tokenizer.ggml.remove_extra_whitespaces");
+    s.cased = flag(f, "maru.wordpiece.cased") > 0; /* GGUF itself has no keys for cased models */
+    s.accents = flag(f, "maru.wordpiece.accents") > 0;
+    s.han_in_words = flag(f, "maru.wordpiece.han_in_words") > 0;
     return err_at(tokenizer_new(&m->tok, &s), "%s", m->path);
 }
 
@@ -96,37 +99,48 @@ static err prefixes(model *m)
 }
 
 /* The identity of a file for caches and stores: its size and its first and last megabyte; hashing a whole large file at every
- * start would cost more than loading it. */
-static err identify(model *m)
+ * start would cost more than loading it. Of a folder: all its files, one after another. */
+static err feed_file(void *ctx, const char *path)
 {
+    struct {
+        model *m;
+        sha256_stream *s;
+    } *x = ctx;
     file_map f;
-    TRY(file_map_open(&f, m->path));
-    sha256_stream *s = sha256_begin();
-    usize          piece = f.n < (1 << 20) ? f.n : 1 << 20;
-    if (s) {
-        sha256_feed(s, &f.n, sizeof f.n);
-        sha256_feed(s, f.p, piece);
-        sha256_feed(s, f.p + f.n - piece, piece);
-        m->id = sha256_end(s);
-    }
-    m->file_bytes = f.n;
+    TRY(file_map_open(&f, path));
+    usize piece = f.n < (1 << 20) ? f.n : 1 << 20;
+    sha256_feed(x->s, &f.n, sizeof f.n);
+    sha256_feed(x->s, f.p, piece);
+    sha256_feed(x->s, f.p + f.n - piece, piece);
+    x->m->file_bytes += f.n;
     file_map_close(&f);
-    return s ? OK : err_new(ERR_NOMEM, "out of memory while hashing %s", m->path);
+    return OK;
 }
 
-static err open_file(model *m, const char *path)
+static err identify(model *m)
+{
+    struct {
+        model *m;
+        sha256_stream *s;
+    } x = {m, sha256_begin()};
+    if (!x.s) return err_new(ERR_NOMEM, "out of memory while hashing %s", m->path);
+    err bad = file_walk(m->path, feed_file, &x);
+    m->id = sha256_end(x.s);
+    return bad;
+}
+
+static err open_file(model *m, const char *path, bool weights)
 {
     m->path = mem_strdup(path);
     if (!m->path) return err_new(ERR_NOMEM, "out of memory while opening %s", path);
-    if (file_is_dir(path)) return err_new(ERR_UNSUPPORTED, "%s is a folder: this build opens GGUF files", path);
-    TRY(gguf_open(&m->file, path));
+    TRY(file_is_dir(path) ? hf_open(&m->file, path, weights, true) : gguf_open(&m->file, path));
     return identify(m);
 }
 
 static err open_whole(model *m, const char *path, pool *threads)
 {
     str name;
-    TRY(open_file(m, path));
+    TRY(open_file(m, path, true));
     TRY(err_at(file_str(m->file, "general.architecture", &name), "%s", path));
     m->arch = arch_find(name);
     if (!m->arch) return err_at(arch_unknown(name), "%s", path);
@@ -154,7 +168,7 @@ err model_open_tokenizer(model **out, const char *path)
     *out = NULL;
     model *m = mem_zero(sizeof *m);
     if (!m) return err_new(ERR_NOMEM, "out of memory while opening %s", path);
-    err bad = open_file(m, path);
+    err bad = open_file(m, path, false);
     str name;
     if (!bad.code && file_meta(m->file, "general.architecture") && !file_str(m->file, "general.architecture", &name).code) m->arch = arch_find(name);
     if (!bad.code) bad = text_bind(m);

@@ -9,7 +9,7 @@
 #include "text/tokenizer.h"
 #include <pcre2.h>
 
-enum { STAGES = 6 };
+enum { STAGES = PRE_STAGES };
 enum { WHOLE_WORDS = 1, BOS = 2 }; /* pretok_whole_words, pretok_bos */
 #define WS "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 #define SPACES "[" WS "]+(?![^" WS "])|[" WS "]+" /* a run of spaces leaves its last one to the word that follows */
@@ -85,13 +85,18 @@ static bool name_in(const char *names, const char *name)
     return false;
 }
 
+static const struct row *row_of(const char *name)
+{
+    for (usize i = 0; i < COUNT_OF(rows); i++)
+        if (name_in(rows[i].names, name)) return &rows[i];
+    return NULL;
+}
+
 err pretok_new(pretok **out, const char *name)
 {
     *out = NULL;
     if (!name) name = "default";
-    const struct row *row = NULL;
-    for (usize i = 0; i < COUNT_OF(rows) && !row; i++)
-        if (name_in(rows[i].names, name)) row = &rows[i];
+    const struct row *row = row_of(name);
     if (!row) return err_new(ERR_UNSUPPORTED, "tokenizer: the pre-tokenizer \"%.60s\" is not known", name);
     pretok *p = mem_zero(sizeof *p);
     if (!p) return err_new(ERR_NOMEM, "tokenizer: no memory for the pre-tokenizer");
@@ -125,6 +130,51 @@ void pretok_free(pretok *p)
 const char *pretok_name(const pretok *p) { return p->name; }
 bool pretok_whole_words(const pretok *p) { return p->row->traits & WHOLE_WORDS; }
 bool pretok_bos(const pretok *p) { return p->row->traits & BOS; }
+
+/* ---- patterns as other tokenizer files have them ------------------------------------------------------------------------- */
+bool tokenizer_pre_patterns(const char *name, const char *pattern[STAGES + 1], bool *whole_words)
+{
+    const struct row *row = row_of(name);
+    for (int i = 0; i <= STAGES; i++) pattern[i] = row && i < STAGES ? row->pattern[i] : NULL;
+    *whole_words = row && row->traits & WHOLE_WORDS;
+    return row != NULL;
+}
+
+/* \s and \S as the rows above write them */
+static void spell_out(str s, buf *out)
+{
+    bool in_class = false;
+    for (usize i = 0; i < s.n; i++) {
+        char c = s.p[i], next = i + 1 < s.n ? s.p[i + 1] : 0;
+        if (c == '\\' && (next == 's' || (next == 'S' && !in_class))) {
+            buf_puts(out, in_class ? WS : next == 's' ? "[" WS "]" : "[^" WS "]");
+            i++;
+        } else if (c == '\\' && next) {
+            buf_put(out, s.p + i++, 2);
+        } else {
+            in_class = c == '[' ? true : c == ']' ? false : in_class;
+            buf_byte(out, c);
+        }
+    }
+}
+
+bool tokenizer_pre_find(const str *pattern, usize n, bool whole_words, char name[32])
+{
+    buf b = {0};
+    const struct row *hit = NULL;
+    for (usize i = 0; i < COUNT_OF(rows) && n && n <= STAGES && !hit; i++) {
+        bool same = !(rows[i].traits & WHOLE_WORDS) == !whole_words && (n == STAGES || !rows[i].pattern[n]);
+        for (usize k = 0; k < n && same; k++) {
+            buf_reset(&b);
+            spell_out(pattern[k], &b);
+            same = rows[i].pattern[k] && str_eq(buf_view(&b), str_of(rows[i].pattern[k]));
+        }
+        if (same) hit = &rows[i];
+    }
+    buf_free(&b);
+    if (hit) snprintf(name, 32, "%.*s", (int)strcspn(hit->names, " "), hit->names);
+    return hit != NULL;
+}
 
 /* ---- cutting ---------------------------------------------------------------------------------------------------------- */
 typedef struct {

@@ -43,7 +43,7 @@ static err take_ids(tokenizer *t)
     token_source *s = &t->source;
     for (i32 id = 0; id < t->v.n && s->unk < 0; id++)
         if (t->v.kind[id] == TOKEN_UNKNOWN) s->unk = id;
-    if (t->kind == TOKENIZER_BPE) return OK;
+    if (t->kind == TOKENIZER_BPE || t->kind == TOKENIZER_WORDPIECE) return OK;
     if (s->bos < 0) s->bos = find_control(t, "<s>");
     if (s->eos < 0) s->eos = find_control(t, "</s>");
     return OK;
@@ -52,12 +52,12 @@ static err take_ids(tokenizer *t)
 static err take_flags(tokenizer *t)
 {
     token_source *s = &t->source;
-    bool spm = t->kind == TOKENIZER_SPM, unigram = t->kind == TOKENIZER_UNIGRAM;
+    bool spm = t->kind == TOKENIZER_SPM, unigram = t->kind == TOKENIZER_UNIGRAM, words = t->kind == TOKENIZER_WORDPIECE;
     if (s->add_bos > 0 && s->bos < 0) return err_new(ERR_FORMAT, "tokenizer: add_bos_token is set, but no token is named as BOS");
     if (s->add_eos > 0 && s->eos < 0) return err_new(ERR_FORMAT, "tokenizer: add_eos_token is set, but no token is named as EOS");
-    if (s->add_bos < 0) s->add_bos = s->bos >= 0 && (spm || (t->pre && pretok_bos(t->pre)));
-    if (s->add_eos < 0) s->add_eos = s->eos >= 0 && unigram;
-    if (s->add_space_prefix < 0) s->add_space_prefix = spm || unigram;
+    if (s->add_bos < 0) s->add_bos = s->bos >= 0 && (spm || words || (t->pre && pretok_bos(t->pre)));
+    if (s->add_eos < 0) s->add_eos = s->eos >= 0 && (unigram || words);
+    if (s->add_space_prefix < 0) s->add_space_prefix = spm || unigram || words;
     if (s->remove_extra_whitespaces < 0) s->remove_extra_whitespaces = 0;
     return OK;
 }
@@ -132,13 +132,13 @@ static err tokenizer_fill(tokenizer *t, const token_source *src)
     static const struct {
         const char *name;
         tokenizer_kind kind;
-    } models[] = {{"gpt2", TOKENIZER_BPE}, {"llama", TOKENIZER_SPM}, {"t5", TOKENIZER_UNIGRAM}};
+    } models[] = {{"gpt2", TOKENIZER_BPE}, {"llama", TOKENIZER_SPM}, {"t5", TOKENIZER_UNIGRAM}, {"bert", TOKENIZER_WORDPIECE}};
     t->source = *src;
     t->source.model = NULL;
     for (usize i = 0; i < COUNT_OF(models) && src->model; i++)
         if (!strcmp(src->model, models[i].name)) t->source.model = models[i].name, t->kind = models[i].kind;
     if (!t->source.model)
-        return err_new(ERR_UNSUPPORTED, "tokenizer: the model is \"%.60s\", known are gpt2, llama and t5",
+        return err_new(ERR_UNSUPPORTED, "tokenizer: the model is \"%.60s\", known are gpt2, llama, t5 and bert",
                        src->model ? src->model : "");
     t->source.pre = NULL;
     t->source.tokens = t->source.merges = NULL;
@@ -146,12 +146,14 @@ static err tokenizer_fill(tokenizer *t, const token_source *src)
     t->source.kinds = NULL;
     t->source.charsmap = (str){0};
     TRY(vocab_new(&t->v, src));
-    if (t->kind != TOKENIZER_BPE && !t->v.score)
+    if (t->kind != TOKENIZER_BPE && t->kind != TOKENIZER_WORDPIECE && !t->v.score)
         return err_new(ERR_FORMAT, "tokenizer: a \"%s\" tokenizer needs scores", t->source.model);
     TRY(take_ids(t));
-    TRY(take_bytes(t, src->kinds || t->kind == TOKENIZER_BPE));
+    TRY(take_bytes(t, src->kinds || t->kind == TOKENIZER_BPE || t->kind == TOKENIZER_WORDPIECE));
     if (t->kind == TOKENIZER_BPE) {
         TRY(bpe_new(t, src));
+    } else if (t->kind == TOKENIZER_WORDPIECE) {
+        TRY(wordpiece_new(t));
     } else {
         spm_new(t);
         TRY(charsmap_new(&t->map, src->charsmap));
@@ -232,6 +234,7 @@ static err encode_new_word(encoder *e, str word)
     switch (e->t->kind) {
     case TOKENIZER_BPE: return bpe_word(e, word);
     case TOKENIZER_SPM: return spm_word(e, word);
+    case TOKENIZER_WORDPIECE: return wordpiece_word(e, word);
     default: return unigram_word(e, word);
     }
 }
@@ -261,6 +264,7 @@ static err encode_fragment(encoder *e, str s, bool prefix)
     if (!s.n) return OK;
     e->fragment = e->out->n;
     if (e->t->kind == TOKENIZER_BPE) return bpe_encode(e, s);
+    if (e->t->kind == TOKENIZER_WORDPIECE) return wordpiece_encode(e, s);
     return e->t->kind == TOKENIZER_SPM ? spm_encode(e, s, prefix) : unigram_encode(e, s);
 }
 

@@ -113,7 +113,7 @@ void encoder_free(encoder *);
 err encode_word(void *e, str word);       /* tokenizer.c; through the cache */
 err encode_unknown(encoder *, str bytes); /* tokenizer.c; byte tokens, or one <unk> for a run of them */
 
-typedef enum { TOKENIZER_BPE, TOKENIZER_SPM, TOKENIZER_UNIGRAM } tokenizer_kind;
+typedef enum { TOKENIZER_BPE, TOKENIZER_SPM, TOKENIZER_UNIGRAM, TOKENIZER_WORDPIECE } tokenizer_kind;
 typedef struct {
     u32 left, right, rank;
     i32 id; /* -1: free */
@@ -161,6 +161,10 @@ err spm_words(encoder *, str text); /* escaped text, cut where no piece reaches 
 err unigram_new(tokenizer *);
 err unigram_encode(encoder *, str text);
 err unigram_word(encoder *, str word);
+
+err wordpiece_new(tokenizer *);
+err wordpiece_encode(encoder *, str text);
+err wordpiece_word(encoder *, str word);
 
 /* ---- charsmap.c --------------------------------------------------------------------------------------------------------- */
 err charsmap_new(charsmap *, str blob);
