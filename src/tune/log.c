@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-struct tune_log { FILE *f; };
+struct tune_log { FILE *f; char *path; };
 
 static bool line_step(str line, i64 *step)
 {
@@ -44,7 +44,8 @@ err tune_log_open(tune_log **out, const char *folder, i64 keep)
     tune_log *l = bad.code ? NULL : mem_zero(sizeof *l);
     if (!bad.code && !l) bad = err_new(ERR_NOMEM, "out of memory for a log");
     if (!bad.code && !(l->f = fopen(buf_cstr(&path), "a"))) bad = err_os("%s", buf_cstr(&path));
-    if (bad.code) mem_free(l);
+    if (!bad.code && !(l->path = mem_strdup(buf_cstr(&path)))) bad = err_new(ERR_NOMEM, "out of memory for a log");
+    if (bad.code) tune_log_close(l);
     else setvbuf(l->f, NULL, _IOLBF, 0), *out = l; /* whoever watches the file sees whole lines, at once */
     buf_free(&path), buf_free(&old), buf_free(&kept);
     return bad;
@@ -56,18 +57,19 @@ err tune_log_step(tune_log *l, const train_step *s, double seconds)
             (long long)s->epoch, s->loss, s->lr, s->norm, (long long)s->tokens, (long long)s->targets, seconds);
     if (isfinite(s->eval_loss)) fprintf(l->f, ",\"eval_loss\":%.9g", s->eval_loss);
     fputs("}\n", l->f);
-    return ferror(l->f) ? err_os("log.jsonl") : OK;
+    return ferror(l->f) ? err_os("cannot write %s", l->path) : OK;
 }
 
 err tune_log_flush(tune_log *l)
 {
-    return fflush(l->f) || fsync(fileno(l->f)) ? err_os("log.jsonl") : OK;
+    return fflush(l->f) || fsync(fileno(l->f)) ? err_os("cannot write %s", l->path) : OK;
 }
 
 void tune_log_close(tune_log *l)
 {
     if (!l) return;
-    fclose(l->f);
+    if (l->f) fclose(l->f);
+    mem_free(l->path);
     mem_free(l);
 }
 
