@@ -19,6 +19,7 @@ struct step {
     tensor  *reads;                         /* neighbours with the same one write apart from what they read: no barrier between */
     bool     alone;                         /* too little to share: thread 0 does it, with no barrier to the next such step */
     bool     barrier;                       /* all threads meet after it */
+    double   seconds;                       /* with a profile: CPU time of thread 0 so far */
 };
 typedef struct { /* what a node becomes */
     step  before, main;                     /* before.run NULL: nothing to do in front */
