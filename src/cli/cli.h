@@ -63,9 +63,10 @@ err  cli_embedder(cli *, collection *, search_mode, const char *asked, engine **
 
 err cmd_pull(cli *, int, char **), cmd_models(cli *, int, char **), cmd_info(cli *, int, char **), cmd_tokenize(cli *, int, char **);
 err cmd_run(cli *, int, char **), cmd_chat(cli *, int, char **), cmd_embed(cli *, int, char **), cmd_bench(cli *, int, char **);
-err cmd_add(cli *, int, char **), cmd_docs(cli *, int, char **), cmd_remove(cli *, int, char **), cmd_text(cli *, int, char **), cmd_search(cli *, int, char **);
+err cmd_add(cli *, int, char **), cmd_sync(cli *, int, char **), cmd_docs(cli *, int, char **), cmd_remove(cli *, int, char **), cmd_text(cli *, int, char **), cmd_search(cli *, int, char **);
 err cmd_ask(cli *, int, char **), cmd_calibrate(cli *, int, char **), cmd_eval(cli *, int, char **);
-err cmd_merge(cli *, int, char **);
+err cmd_merge(cli *, int, char **), cmd_quantize(cli *, int, char **);
+err cmd_convert(cli *, int, char **), cmd_new(cli *, int, char **), cmd_tokenizer(cli *, int, char **);
 err cmd_tune(cli *, int, char **), cmd_tune_check(cli *, int, char **), cmd_tune_train(cli *, int, char **), cmd_eval_classify(cli *, int, char **);
 
 json_t *answer_json(const answer *);       /* what `ask --json` prints (cmd_ask.c) */

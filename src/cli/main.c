@@ -14,6 +14,7 @@ const command command_table[] = {
     {"chat", "models", "MODEL", "a conversation", "대화합니다", "maru chat smollm2-135m --once 'What is the capital of France?'", cmd_chat, true},
     {"embed", "models", "MODEL --text T | FILE", "texts to vectors", "글을 벡터로", "maru embed e5-small --as query --text '연차는 며칠인가요?'", cmd_embed},
     {"add", "documents", "PATH... --to COLLECTION", "load, split, embed and store documents", "문서를 읽어 나누고 저장합니다", "maru add samples/docs --to demo -e e5-small", cmd_add, true},
+    {"sync", "documents", "DIR --to COLLECTION", "follow a folder: new, changed, renamed, removed files", "폴더를 따라갑니다 (새것, 바뀐 것, 옮긴 것, 지운 것)", "maru sync samples/docs --to demo --dry-run", cmd_sync, true},
     {"docs", "documents", "COLLECTION", "list documents", "문서 목록", "maru docs demo", cmd_docs},
     {"remove", "documents", "ID... --from COLLECTION", "delete documents and every trace of their text", "문서를 지웁니다", "maru remove samples/docs/ko/faq.html --from demo", cmd_remove},
     {"text", "documents", "DOCUMENT --in COLLECTION", "a document's canonical text, or a range of it", "문서의 글 또는 그 일부", "maru text samples/docs/ko/handbook.md --in demo --range 0:200", cmd_text},
@@ -21,7 +22,9 @@ const command command_table[] = {
     {"ask", "documents", "QUESTION --in COLLECTION", "an answer whose every sentence cites", "문서를 근거로 답합니다", "maru ask '연차는 며칠까지 이월할 수 있나요?' --in demo", cmd_ask, true},
     {"calibrate", "documents", "--in COLLECTION", "set when to say that the documents do not answer", "답하지 않을 기준을 정합니다", "maru calibrate --in demo", cmd_calibrate, true},
     {"tune", "adapt", "MODEL DATA -o OUT --train WAY", "teach a model; tune check DATA -m MODEL: what it would learn", "모델을 가르칩니다 (tune check: 무엇을 배울지)", "maru tune smollm2-135m samples/tune/reviews.tsv -o /tmp/reviews --train lora:8", cmd_tune, true},
+    {"convert", "adapt", "IN OUT", "a Hugging Face folder into a GGUF, a GGUF into a folder", "허깅 페이스 폴더와 GGUF를 서로 바꿉니다", "maru convert smollm2-135m smollm2-folder", cmd_convert},
     {"merge", "adapt", "MODEL ADAPTER[:SCALE]... -o OUT", "an adapter into the weights, and what that costs", "어댑터를 가중치에 합치고 그 오차를 알립니다", "maru merge smollm2-135m /tmp/reviews -o reviews.gguf", cmd_merge},
+    {"quantize", "adapt", "IN OUT --type T", "a model in fewer bits, and what that costs", "모델을 적은 비트로 줄이고 그 값을 알립니다", "maru quantize smollm2-135m /tmp/small.gguf --type q4_0 --requantize", cmd_quantize, true},
     {"eval", "measure", "nll|retrieval|answers|classify", "likelihood, retrieval, answers, classes, with intervals", "우도, 검색, 답변, 분류를 잽니다", "maru eval nll smollm2-135m README.md", cmd_eval},
     {"bench", "measure", "MODEL", "speed against this machine's limits", "이 기계의 한계에 견준 속도", "maru bench smollm2-135m -p 64 -n 16", cmd_bench},
 };
