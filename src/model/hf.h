@@ -2,7 +2,7 @@
  *
  *   hf_open.c      the folder's files, put together as one model_file    hf_config.c     config.json <-> metadata
  *   hf_weights.c   safetensors, their names and their order of numbers   hf_tokenizer.c  tokenizer.json -> metadata
- *   hf_write.c     a model_file -> a folder                              hf_vocab.c      metadata -> tokenizer.json
+ *   convert.c      a folder -> GGUF -> a folder                          hf_vocab.c      metadata -> tokenizer.json
  *
  * So everything above (hyperparameters, binding, tokenizers, merging) knows one form only. */
 #ifndef MARU_MODEL_HF_H
@@ -35,7 +35,6 @@ err hf_pooling_read(hf_reader *);   /* modules.json, 1_Pooling, sentence_bert_co
 err hf_weights_read(hf_reader *, bool whole); /* whole: numbers in another order are put into GGUF's now, else hf_tensor_data does it */
 err hf_tokenizer_read(hf_reader *); /* tokenizer.json, tokenizer_config.json, chat_template.jinja */
 
-/* tokenizer.json's way of cutting words and maru's name for it; hf_vocab.c writes what hf_tokenizer.c reads */
 json_t *hf_config_json(const model *, bool tied, dtype main); /* owned; NULL when out of memory */
 json_t *hf_pooling_json(const model *);
 err hf_vocab_write(const model *, const char *folder); /* tokenizer.json, tokenizer_config.json, chat_template.jinja */

@@ -245,7 +245,7 @@ static err take_normalizers(vocabulary *v)
             TRY(take_charsmap(v, part[i]));
         } else if (spm && is_replace(part[i], " ", NULL, "\xE2\x96\x81")) {
             if (v->prefix < 0) v->prefix = 0;
-        } else if (spm && is_replace(part[i], NULL, " {2,}", " ")) {
+        } else if (spm && (is_replace(part[i], NULL, " {2,}", " ") || is(part[i], "Strip"))) {
             v->trim = 1;
         } else {
             return wrong(v, ERR_UNSUPPORTED, "normalizer", part[i], "one that a GGUF can hold");
@@ -456,6 +456,7 @@ static err spell_wordpiece(vocabulary *v)
     for (i64 i = 0; i < v->n; i++) {
         str *p = &v->piece[i];
         if (v->type[i] != TOKEN_NORMAL || !p->p) continue;
+        if (p->n > 2 && p->p[0] == '[' && p->p[p->n - 1] == ']') continue; /* [unused7] */
         if (p->n > 2 && str_starts(*p, S("##"))) {
             p->p += 2, p->n -= 2;
             continue;

@@ -61,8 +61,8 @@ typedef struct {
     void            *packed;
 } model;
 
-/* Opens a GGUF, or a Hugging Face folder (config.json, safetensors, tokenizer.json), whose tensors then have GGUF's names. Weights that the kernels prefer interleaved are packed in parallel on `threads`; the rest stays mapped. Errors:
- * NOTFOUND, FORMAT (which tensor or key, found, expected), UNSUPPORTED (architecture, type, tokenizer by name), NOMEM. */
+/* Opens a GGUF, or a Hugging Face folder (config.json, safetensors, tokenizer.json), whose tensors then have GGUF's names. Weights
+ * that the kernels prefer interleaved are packed in parallel on `threads`; the rest stays mapped. Errors: NOTFOUND, FORMAT (which tensor or key, found, expected), UNSUPPORTED (architecture, type, tokenizer by name), NOMEM. */
 err  model_open(model **, const char *path, pool *threads);
 err  model_open_tokenizer(model **, const char *path); /* tokenizer and template only: weights may be absent or unknown */
 void model_close(model *);
@@ -143,6 +143,11 @@ typedef struct { /* inputs are I32; a padding row has id -1, slot -1, span {0,0,
  * graphs have gradients. */
 void decoder_build(graph *, const model *, const kv_cache *, const batch_shape *, model_io *);
 void encoder_build(graph *, const model *, const batch_shape *, model_io *);
+
+/* ---- convert.c: GGUF and Hugging Face folders. A folder or file appears whole or not at all; a folder that is there is not touched. */
+typedef struct { i64 tensors, widened /* quantised ones that became F32 */; } convert_report;
+err model_convert(const char *in, const char *out, convert_report *); /* a folder -> GGUF, a GGUF -> folder */
+err model_to_folder(const model *, const char *out, convert_report *);
 
 #include "model/adapter.h" /* adapters as files, merging, names of tensors */
 

@@ -137,7 +137,7 @@ static err open_file(model *m, const char *path, bool weights)
     return identify(m);
 }
 
-static err open_whole(model *m, const char *path, pool *threads)
+static err open_whole(model *m, const char *path, pool *threads, bool pack)
 {
     str name;
     TRY(open_file(m, path, true));
@@ -145,23 +145,26 @@ static err open_whole(model *m, const char *path, pool *threads)
     m->arch = arch_find(name);
     if (!m->arch) return err_at(arch_unknown(name), "%s", path);
     TRY(hparams_read(m));
-    TRY(weights_bind(m, threads));
+    TRY(weights_bind(m, threads, pack));
     TRY(text_bind(m));
     if (tokenizer_size(m->tok) > m->h.n_vocab)
         return err_new(ERR_FORMAT, "%s: the tokenizer has %lld tokens, the embedding table %lld rows", path, (long long)tokenizer_size(m->tok), (long long)m->h.n_vocab);
     return prefixes(m);
 }
 
-err model_open(model **out, const char *path, pool *threads)
+static err open_as(model **out, const char *path, pool *threads, bool pack)
 {
     *out = NULL;
     model *m = mem_zero(sizeof *m);
     if (!m) return err_new(ERR_NOMEM, "out of memory while opening %s", path);
-    err bad = open_whole(m, path, threads);
+    err bad = open_whole(m, path, threads, pack);
     if (bad.code) model_close(m);
     else *out = m;
     return bad;
 }
+
+err model_open(model **out, const char *path, pool *threads) { return open_as(out, path, threads, true); }
+err model_open_mapped(model **out, const char *path) { return open_as(out, path, NULL, false); }
 
 err model_open_tokenizer(model **out, const char *path)
 {

@@ -5,6 +5,7 @@
 typedef struct {
     model *m;
     err    bad;
+    bool   pack;
     usize  pack_bytes;
     struct { model_weight *w; const void *rows; } *job;
     usize  n_jobs, cap_jobs;
@@ -41,7 +42,7 @@ static void bind_rows(binder *b, model_weight *w, const char *name, const char *
     *w = (model_weight){.type = t->type, .k = k, .n = rows, .data = (u8 *)(uintptr_t)t->data + dtype_row_bytes(t->type, k) * (usize)from};
     snprintf(w->name, sizeof w->name, "%s", name);
     b->m->parameters += k * rows;
-    if (!wants_pack(t, flags)) {
+    if (!b->pack || !wants_pack(t, flags)) {
         b->m->mapped_bytes += dtype_row_bytes(t->type, k) * (usize)rows;
         return;
     }
@@ -192,9 +193,9 @@ static err pack_all(binder *b, pool *threads)
     return OK;
 }
 
-err weights_bind(model *m, pool *threads)
+err weights_bind(model *m, pool *threads, bool pack)
 {
-    binder b = {.m = m};
+    binder b = {.m = m, .pack = pack};
     m->layers = mem_array(layer_weights, m->h.n_layer);
     if (!m->layers) return err_new(ERR_NOMEM, "out of memory for %lld layers", (long long)m->h.n_layer);
     bind_all(&b);

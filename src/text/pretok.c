@@ -132,12 +132,22 @@ bool pretok_whole_words(const pretok *p) { return p->row->traits & WHOLE_WORDS; 
 bool pretok_bos(const pretok *p) { return p->row->traits & BOS; }
 
 /* ---- patterns as other tokenizer files have them ------------------------------------------------------------------------- */
-bool tokenizer_pre_patterns(const char *name, const char *pattern[STAGES + 1], bool *whole_words)
+int tokenizer_pre_patterns(const char *name, buf out[STAGES], bool *whole_words)
 {
-    const struct row *row = row_of(name);
-    for (int i = 0; i <= STAGES; i++) pattern[i] = row && i < STAGES ? row->pattern[i] : NULL;
+    const struct row *row = row_of(name ? name : "default");
+    int n = 0;
     *whole_words = row && row->traits & WHOLE_WORDS;
-    return row != NULL;
+    for (; row && n < STAGES && row->pattern[n]; n++) {
+        str s = str_of(row->pattern[n]);
+        for (usize at = 0; at < s.n;) {
+            i64 white = str_find(s, S(WS), at);
+            usize end = white < 0 ? s.n : (usize)white;
+            buf_put(&out[n], s.p + at, end - at);
+            if (white >= 0) buf_puts(&out[n], "\\s");
+            at = end + (white < 0 ? 0 : strlen(WS));
+        }
+    }
+    return row ? n : -1;
 }
 
 /* \s and \S as the rows above write them */

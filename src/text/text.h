@@ -55,10 +55,10 @@ bool token_is_end(const tokenizer *, i32 id);        /* ends generation: eos, eo
 i64  token_find(const tokenizer *, str piece);       /* id or -1 */
 void token_bytes(const tokenizer *, i32 id, buf *out, bool special); /* the bytes that this token stands for; control tokens are empty unless `special` */
 const token_source *tokenizer_source(const tokenizer *); /* ids of special tokens and flags as in force; arrays NULL */
-/* Pre-tokenizers as patterns (PCRE2, white space written out), applied one after the other; NULL ends the list of at most 6. */
+/* Pre-tokenizers as patterns, applied one after the other, with \s for white space (Unicode's White_Space). */
 enum { PRE_STAGES = 6 };
-bool tokenizer_pre_patterns(const char *name, const char *pattern[PRE_STAGES + 1], bool *whole_words); /* false: no such name */
-bool tokenizer_pre_find(const str *pattern, usize n, bool whole_words, char name[32]); /* of exactly these; false: none. \\s and \\S of other dialects are understood */
+int  tokenizer_pre_patterns(const char *name, buf out[PRE_STAGES], bool *whole_words); /* appended; how many, -1: no such name; NULL: "default" */
+bool tokenizer_pre_find(const str *pattern, usize n, bool whole_words, char name[32]); /* of exactly these; false: none */
 err  detokenize(const tokenizer *, const i32 *id, usize n, bool special, buf *out); /* leading space of SentencePiece removed as the model does */
 
 /* A streaming decoder: bytes of an unfinished character are held back until it is complete; what can never become one is
