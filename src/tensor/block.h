@@ -117,8 +117,11 @@ static inline void codes_get_fives(const u8 q[16], const u8 high[4], u8 codes[32
 static inline void codes_put_fives(u8 q[16], u8 high[4], const u8 codes[32])
 {
     codes_put_nibbles(q, codes);
-    memset(high, 0, 4);
-    for (int i = 0; i < 32; i++) high[i / 8] |= (u8)((codes[i] >> 4) << (i % 8));
+    for (int i = 0; i < 4; i++) { /* bit 4 of byte j becomes bit j of the topmost byte */
+        u64 w;
+        memcpy(&w, codes + 8 * i, 8);
+        high[i] = (u8)((w >> 4 & 0x0101010101010101u) * 0x0102040810204080u >> 56);
+    }
 }
 
 /* 32 bytes for each 64 values: value i below, value i + 32 above */
@@ -183,8 +186,7 @@ static inline void scales_get_q3_k(const u8 p[12], u8 sc[16])
 static inline void scales_put_q3_k(u8 p[12], const u8 sc[16])
 {
     memset(p, 0, 12);
-    for (int j = 0; j < 16; j++)
-        p[j % 8] |= (u8)((sc[j] & 15) << j / 8 * 4), p[8 + j % 4] |= (u8)(sc[j] >> 4 << j / 4 * 2);
+    for (int j = 0; j < 16; j++) p[j % 8] |= (u8)((sc[j] & 15) << j / 8 * 4), p[8 + j % 4] |= (u8)(sc[j] >> 4 << j / 4 * 2);
 }
 /* 8 six-bit numbers: nibbles, and top bits apart */
 static inline void scales_get_iq4_xs(const block_iq4_xs *b, u8 sc[8])
@@ -196,8 +198,7 @@ static inline void scales_put_iq4_xs(block_iq4_xs *b, const u8 sc[8])
 {
     u16 high = 0;
     memset(b->scales_low, 0, sizeof b->scales_low);
-    for (int j = 0; j < 8; j++)
-        b->scales_low[j / 2] |= (u8)((sc[j] & 15) << j % 2 * 4), high |= (u16)((sc[j] >> 4) << 2 * j);
+    for (int j = 0; j < 8; j++) b->scales_low[j / 2] |= (u8)((sc[j] & 15) << j % 2 * 4), high |= (u16)((sc[j] >> 4) << 2 * j);
     half_put(b->scales_high, high);
 }
 /* 16 six-bit numbers in 12 bytes: scales and minima 0..3 in the low six bits of bytes 0..3 and 4..7, their upper two bits and

@@ -1,10 +1,9 @@
-/* tensor/dtype.c - number and block formats: what a row of any type means in float32, and a plain way to write one.
+/* tensor/dtype.c - number and block formats: their table, and what a row of any type means in float32.
  *
  * Decoders follow ggml's published layouts bit by bit, in the same float32 operations, so that decoded weights equal those of
  * every other program that reads the file (tests/tensor/make_dtype_golden.py checks against the python package gguf).
- * Encoders take the scale from the largest value and round to nearest; they serve tests, caches and small conversions. They do
- * not search for better scales or weigh errors: that is the quantiser's work (quant/). No encoder crashes on NaN or infinity,
- * but a block that holds one decodes to nothing meaningful. */
+ * Encoders live in cpu/body_encode*.c; here a row goes to the level in force. None crashes on NaN or infinity, but a block that
+ * holds one decodes to nothing meaningful. */
 #include "tensor/block.h"
 #include "tensor/cpu/kern.h"
 
@@ -201,14 +200,6 @@ static void decode_q6_k(const void *src, float *dst, i64 n)
 
 /* ---- encode: src [n], dst in file layout -------------------------------------------------------------------------------- */
 static void encode_f32(const float *src, void *dst, i64 n) { memcpy(dst, src, (usize)n * sizeof *src); }
-static void encode_f16(const float *src, void *dst, i64 n)
-{
-    for (i64 i = 0; i < n; i++) half_put((u8 *)dst + 2 * i, f32_to_f16(src[i]));
-}
-static void encode_bf16(const float *src, void *dst, i64 n)
-{
-    for (i64 i = 0; i < n; i++) half_put((u8 *)dst + 2 * i, f32_to_bf16(src[i]));
-}
 static void encode_f64(const float *src, void *dst, i64 n)
 {
     for (i64 i = 0; i < n; i++) {
@@ -219,6 +210,8 @@ static void encode_f64(const float *src, void *dst, i64 n)
 
 #define ENCODE_ROW(type, name)                                                                                                   \
     static void encode_##name(const float *src, void *dst, i64 n) { kern_get(cpu_now())->encode[type](src, NULL, n, dst); }
+ENCODE_ROW(F16, f16)
+ENCODE_ROW(BF16, bf16)
 ENCODE_ROW(Q8_0, q8_0)
 ENCODE_ROW(Q4_0, q4_0)
 ENCODE_ROW(Q4_1, q4_1)

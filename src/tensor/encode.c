@@ -9,7 +9,8 @@ err weight_encode(dtype t, i64 k, i64 n_rows, const float *src, const float *imp
         return err_new(ERR_INPUT, "%s cannot be written", t >= 0 && t < DTYPE_COUNT ? dtype_table[t].name : "an unknown type");
     const dtype_info *info = &dtype_table[t];
     if (k < 0 || k % info->block)
-        return err_new(ERR_INPUT, "rows of %lld values do not divide into blocks of %d (%s)", (long long)k, info->block, info->name);
+        return err_new(ERR_INPUT, "rows of %lld values do not divide into blocks of %d (%s)", (long long)k, info->block,
+                       info->name);
     const kern *kn = kern_get(cpu_now());
     for (i64 i = 0; i < n_rows; i++, src += k) {
         u8 *row = (u8 *)dst + dtype_row_bytes(t, k) * (usize)i;

@@ -18,6 +18,13 @@ TYPES = {  # name: (type, bytes of a block, offsets of its f16 scales, blocks)
     "Q6_K": (gguf.GGMLQuantizationType.Q6_K, 210, [208], 2),
     "BF16": (gguf.GGMLQuantizationType.BF16, 2, [], 48),
     "F16": (gguf.GGMLQuantizationType.F16, 2, [], 48),
+    "Q5_1": (gguf.GGMLQuantizationType.Q5_1, 24, [0, 2], 6),
+    "Q5_K": (gguf.GGMLQuantizationType.Q5_K, 176, [0, 2], 2),
+    "Q3_K": (gguf.GGMLQuantizationType.Q3_K, 110, [108], 2),
+    "Q2_K": (gguf.GGMLQuantizationType.Q2_K, 84, [80, 82], 2),
+    "IQ4_NL": (gguf.GGMLQuantizationType.IQ4_NL, 18, [0], 6),
+    "IQ4_XS": (gguf.GGMLQuantizationType.IQ4_XS, 136, [0], 2),
+    "MXFP4": (gguf.GGMLQuantizationType.MXFP4, 17, [], 6),
 }
 SCALES = np.array([0.0123, -0.75, 3.1e-6, 1.0, 0.0, 65504.0, 6e-8, -0.031], dtype=np.float16)
 

@@ -1,6 +1,7 @@
 /* Block formats: decoded floats against the python package gguf (dtype_golden.h), half conversions against every bit pattern,
  * encoders against their own error bounds, and LAYOUT_R8 as a loss-free rearrangement. */
 #include "tensor/tensor.h"
+#include "tensor/cpu/kern.h"
 #include "tensor/cpu/q_layout.h"
 #include "dtype_golden.h"
 #include <math.h>
@@ -36,6 +37,7 @@ static void test_golden(void **state)
     (void)state;
 #define GOLDEN(t) golden(t, golden_##t##_in, sizeof golden_##t##_in, golden_##t##_out, COUNT_OF(golden_##t##_out))
     GOLDEN(Q8_0), GOLDEN(Q4_0), GOLDEN(Q4_1), GOLDEN(Q5_0), GOLDEN(Q4_K), GOLDEN(Q6_K), GOLDEN(F16), GOLDEN(BF16);
+    GOLDEN(Q5_1), GOLDEN(Q5_K), GOLDEN(Q3_K), GOLDEN(Q2_K), GOLDEN(IQ4_NL), GOLDEN(IQ4_XS), GOLDEN(MXFP4);
 }
 
 static double half_value(u16 h) /* by definition */
@@ -97,9 +99,9 @@ static void test_table(void **state)
         assert_true((d->encode != NULL) == (t != I32));
         if (d->gguf >= 0) assert_int_equal(dtype_of_gguf((u32)d->gguf), t);
         assert_true(weight_packs((dtype)t, LAYOUT_ROWS));
-        assert_true(weight_packs((dtype)t, LAYOUT_R8) == d->quantised);
+        assert_true(weight_packs((dtype)t, LAYOUT_R8) == (kern_get(CPU_GENERIC)->qdot[t] != NULL));
     }
-    assert_int_equal(dtype_of_gguf(10), DTYPE_COUNT); /* Q2_K: not ours yet */
+    assert_int_equal(dtype_of_gguf(16), DTYPE_COUNT); /* IQ2_XXS: not ours */
     assert_int_equal(dtype_of_gguf(0xffffffff), DTYPE_COUNT);
     assert_false(weight_packs(DTYPE_COUNT, LAYOUT_R8));
 }
@@ -113,9 +115,23 @@ static void test_encode(void **state)
         dtype t;
         double worst, rms;
     } want[] = {
-        {F32, 0, 0},           {F64, 0, 0},          {F16, 5e-4, 2e-4},      {BF16, 4e-3, 1e-3},
-        {Q8_0, 4e-3, 2.4e-3},  {Q6_K, 4e-2, 1e-2},   {Q5_0, 6.3e-2, 1.9e-2}, {Q4_1, 6.7e-2, 4e-2},
-        {Q4_0, 0.126, 4.2e-2}, {Q4_K, 8e-2, 4.2e-2},
+        {F32, 0, 0},
+        {F64, 0, 0},
+        {F16, 5e-4, 2e-4},
+        {BF16, 4e-3, 1e-3},
+        {Q8_0, 4.5e-3, 2.4e-3},
+        {Q6_K, 4e-2, 1e-2},
+        {Q5_0, 6.3e-2, 1.9e-2},
+        {Q4_1, 6.7e-2, 4e-2},
+        {Q4_0, 0.126, 4.2e-2},
+        {Q4_K, 9e-2, 4.2e-2},
+        {Q5_1, 3.4e-2, 2e-2},
+        {Q5_K, 6e-2, 2.1e-2},
+        {Q3_K, 0.26, 9e-2},
+        {Q2_K, 0.5, 0.18},
+        {IQ4_NL, 0.16, 5e-2},
+        {IQ4_XS, 0.2, 5e-2},
+        {MXFP4, 0.26, 9e-2},
     };
     enum { N = 256 * 40 };
     static float x[N], y[N];
@@ -220,7 +236,7 @@ static void test_layouts(void **state)
     rng r;
     rng_seed(&r, 3);
     for (int t = 0; t < DTYPE_COUNT; t++) {
-        if (!dtype_table[t].quantised) continue;
+        if (!weight_packs((dtype)t, LAYOUT_R8)) continue;
         i64 block = dtype_table[t].block;
         for (i64 n = 1; n <= 19; n += n < 10 ? 1 : 3) round_trip((dtype)t, block * 3, n, &r);
         round_trip((dtype)t, block, 8, &r);

@@ -157,7 +157,7 @@ static void test_dots(void **state)
     rng_seed(&r, 11);
     static const int widths[] = {1, 2, 3, 4, 5, 7, 8, 13, 16};
     for (int t = 0; t < DTYPE_COUNT; t++) {
-        if (!dtype_table[t].quantised) continue;
+        if (!weight_packs((dtype)t, LAYOUT_R8)) continue;
         assert_non_null(levels[0].qdot[t]);
         i64 block = dtype_table[t].block;
         const i64 lengths[] = {block, 3 * block, 256, 512, block == 32 ? 864 : 1280}; /* whole and broken chunks of 4 */
@@ -181,7 +181,7 @@ static void test_not_numbers(void **state)
     rng r;
     rng_seed(&r, 5);
     for (int t = 0; t < DTYPE_COUNT; t++) {
-        if (!dtype_table[t].quantised) continue;
+        if (!weight_packs((dtype)t, LAYOUT_R8)) continue;
         job j;
         job_make(&j, (dtype)t, 512, 6);
         job_fill(&j, RANDOM, RANDOM, &r);

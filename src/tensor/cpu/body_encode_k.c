@@ -58,7 +58,8 @@ INLINE vf square_of(const float *square, int sub, int subs)
     return load(t);
 }
 
-/* ---- scale and minimum: Q2_K, Q4_K, Q5_K -------------------------------------------------------------------------------------- */
+/* ---- scale and minimum: Q2_K, Q4_K, Q5_K --------------------------------------------------------------------------------------
+ */
 /* sub-blocks of `each` values of n superblocks */
 INLINE void fit_lines(fits *p, const float *x, const float *importance, int n, int each, float top, weighing how, float first,
                       float step, int steps, float square_by)
@@ -157,7 +158,8 @@ static void encode_q2_k(ARGS)
     }
 }
 /* Q4_K and Q5_K: the same but for the codes' range */
-INLINE void fit_45(fits *p, small *sc, small *mn, const float *x, const float *importance, int n, float top, float first, int steps)
+INLINE void fit_45(fits *p, small *sc, small *mn, const float *x, const float *importance, int n, float top, float first,
+                   int steps)
 {
     if (importance) {
         fit_lines(p, x, importance, n, 32, top, BY_IMPORTANCE, -0.9f, 0.05f, 36, 2);
@@ -200,7 +202,8 @@ static void encode_q5_k(ARGS)
     }
 }
 
-/* ---- a scale alone: Q3_K, Q6_K -------------------------------------------------------------------------------------------------- */
+/* ---- a scale alone: Q3_K, Q6_K
+ * -------------------------------------------------------------------------------------------------- */
 /* codes of one superblock: nearest(x / d) in -half..half-1, counted from -half; where d is 0, what the fit had */
 INLINE void scale_codes(u8 codes[QK], const float *x, const fits *p, int at, float d, const i8 *sc, float half, bool moved)
 {
@@ -213,8 +216,7 @@ INLINE void scale_codes(u8 codes[QK], const float *x, const fits *p, int at, flo
             memcpy(wide + i, &c, sizeof c);
         }
         if (moved && scale == 0 && by != 0)
-            for (int i = 0; i < 16; i++)
-                wide[16 * j + i] = (int)(p->moved[(at + j) / W * 16 * W + i * W + (at + j) % W] + half);
+            for (int i = 0; i < 16; i++) wide[16 * j + i] = (int)(p->moved[(at + j) / W * 16 * W + i * W + (at + j) % W] + half);
     }
     for (int i = 0; i < QK; i++) codes[i] = (u8)wide[i];
 }
@@ -273,8 +275,7 @@ static void fit_q3_k(fits *p, const float *x, const float *importance, int n, fl
     for (int s = 0; s < n; s++) {
         float top = largest_sized(p->scale + 16 * s), by = top != 0 ? -32 / top : 0;
         d[s] = top != 0 ? 1 / by : 0;
-        for (int j = 0; j < 16; j++)
-            sc[s][j] = top != 0 ? (i8)round_in(by * p->scale[16 * s + j], -32, 31) : -32;
+        for (int j = 0; j < 16; j++) sc[s][j] = top != 0 ? (i8)round_in(by * p->scale[16 * s + j], -32, 31) : -32;
     }
 }
 static void encode_q3_k(ARGS)

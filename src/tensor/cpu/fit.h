@@ -14,9 +14,9 @@
 #define NOTHING 1e-15f /* sub-blocks with no value above this are zeros */
 
 typedef struct {
-    vf scale, low;   /* x ~ scale * q - low */
-    vf by, from;     /* q = nearest(by (x - from)) within limits; by is 0 where all codes are the smallest number */
-    vf weight;       /* sum of w */
+    vf scale, low; /* x ~ scale * q - low */
+    vf by, from;   /* q = nearest(by (x - from)) within limits; by is 0 where all codes are the smallest number */
+    vf weight;     /* sum of w */
 } fit;
 
 INLINE vf clamp(vf x, float lo, float hi) { return greater(lesser(x, all(hi)), all(lo)); }
