@@ -1,4 +1,4 @@
-/* cli/cmd_docs.c - maru add, docs, remove, text, search. */
+/* cli/cmd_docs.c - maru add, sync, docs, remove, text, search. */
 #include "cli/cli.h"
 #include <stdlib.h>
 
@@ -10,7 +10,15 @@ static err chunk_option(const char *word, i64 *tokens)
     return OK;
 }
 
-static void add_report(cli *c, const add_result *r)
+static err window_option(const char *word, add_opts *o)
+{
+    if (strcmp(word, "mean") && strcmp(word, "best") && strcmp(word, "first")) return err_new(ERR_INPUT, "--window %s: expected mean, best or first", word);
+    o->window = !strcmp(word, "first") ? WINDOW_FIRST : WINDOW_MEAN;
+    o->best_window = !strcmp(word, "best");
+    return OK;
+}
+
+static void failed_report(cli *c, const add_result *r)
 {
     json_t *failed = json_array();
     for (usize i = 0; i < r->n_failed; i++) {
@@ -22,10 +30,15 @@ static void add_report(cli *c, const add_result *r)
         cli_shown(stderr, r->failed[i].reason);
         fputc('\n', stderr);
     }
+    json_set(c->out, "failed", failed);
+}
+
+static void add_report(cli *c, const add_result *r)
+{
     json_set(c->out, "added", json_integer(r->added));
     json_set(c->out, "updated", json_integer(r->updated));
     json_set(c->out, "unchanged", json_integer(r->unchanged));
-    json_set(c->out, "failed", failed);
+    failed_report(c, r);
     json_set(c->out, "skipped", json_integer(r->skipped));
     json_set(c->out, "chunks", json_integer(r->chunks));
     json_set(c->out, "seconds", json_f(r->seconds));
@@ -50,9 +63,7 @@ err cmd_add(cli *c, int argc, char **argv)
     PARSE(c, opt, 1, 1 << 20);
     if (!to) return cli_missing("--to COLLECTION");
     TRY(chunk_option(chunk, &o.chunk_tokens));
-    if (strcmp(window, "mean") && strcmp(window, "best") && strcmp(window, "first")) return err_new(ERR_INPUT, "--window %s: expected mean, best or first", window);
-    o.window = !strcmp(window, "first") ? WINDOW_FIRST : WINDOW_MEAN;
-    o.best_window = !strcmp(window, "best");
+    TRY(window_option(window, &o));
     o.owner = owner;
     o.attributes = attributes;
     o.quiet = c->quiet || c->json;
@@ -69,6 +80,87 @@ err cmd_add(cli *c, int argc, char **argv)
     if (r.n_failed && !r.added && !r.updated && !r.unchanged) bad = err_new(ERR_INPUT, "none of the paths could be added; the first: %s: %s", r.failed[0].path, r.failed[0].reason);
 done:
     add_result_free(&r);
+    mem_free(had);
+    collection_close(col);
+    engine_close(e);
+    return bad;
+}
+
+/* Without --json and on a dry run: a line for each file, as diff marks them. */
+static void sync_report(cli *c, const sync_result *r, bool dry_run)
+{
+    static const char *const words[] = {"add", "update", "rename", "remove"}, *const marks[] = {"+", "~", ">", "-"};
+    json_t *steps = json_array();
+    for (usize i = 0; i < r->n_steps && dry_run; i++) {
+        const sync_step *s = &r->step[i];
+        json_t *o = json_pack("{s:s,s:o}", "action", words[s->action], "path", json_cstr(s->path));
+        if (s->from) json_set(o, "from", json_cstr(s->from));
+        json_push(steps, o);
+        if (c->json) continue;
+        printf("%s ", marks[s->action]);
+        if (s->from) cli_shown(stdout, s->from), fputs(" -> ", stdout);
+        cli_shown(stdout, s->path);
+        putchar('\n');
+    }
+    if (dry_run) {
+        json_set(c->out, "dry_run", json_true());
+        json_set(c->out, "plan", steps);
+        json_set(c->out, "refused", json_boolean(r->guarded));
+    } else
+        json_decref(steps);
+    const add_result *a = &r->add;
+    json_set(c->out, "added", json_integer(a->added));
+    json_set(c->out, "updated", json_integer(a->updated));
+    json_set(c->out, "renamed", json_integer(r->renamed));
+    json_set(c->out, "removed", json_integer(a->removed));
+    json_set(c->out, "unchanged", json_integer(a->unchanged));
+    failed_report(c, a);
+    json_set(c->out, "skipped", json_integer(a->skipped));
+    json_set(c->out, "chunks", json_integer(a->chunks));
+    json_set(c->out, "seconds", json_f(a->seconds));
+    if (c->json) return;
+    if (dry_run) printf("%s", L("하지 않았습니다. 한다면: ", "nothing was done; it would be: "));
+    printf(L("추가 %lld, 바뀜 %lld, 이름 바뀜 %lld, 삭제 %lld, 그대로 %lld, 실패 %zu; %.1f초\n", "added %lld, updated %lld, renamed %lld, removed %lld, unchanged %lld, failed %zu; %.1f s\n"), (long long)a->added,
+           (long long)a->updated, (long long)r->renamed, (long long)a->removed, (long long)a->unchanged, a->n_failed, a->seconds);
+    if (r->guarded) printf("%s\n", L("절반이 넘는 문서가 지워지므로 --force 없이는 거절합니다", "more than half of the documents would go: refused without --force"));
+}
+
+/* A dry run of a collection that is not there yet makes none. */
+static err sync_open(const char *to, bool dry_run, collection **col)
+{
+    if (!dry_run) return collection_open(col, to, COLLECTION_WRITE);
+    err bad = collection_open(col, to, COLLECTION_READ);
+    return bad.code == ERR_NOTFOUND ? OK : bad;
+}
+
+err cmd_sync(cli *c, int argc, char **argv)
+{
+    const char *to = NULL, *embedder = NULL, *chunk = "auto", *window = "mean";
+    sync_opts   o = {.add.cancel = &cli_cancel};
+    option      opt[] = {{"--to", "COLLECTION", "the collection; made if absent", OPT_STR, &to}, {"-e --embedder", "EMBEDDER", "for search by meaning; fixed at the first add", OPT_STR, &embedder},
+                         {"--dry-run", NULL, "only say what would happen", OPT_FLAG, &o.dry_run}, {"--force", NULL, "also when more than half of the documents would go", OPT_FLAG, &o.force},
+                         {"--chunk", "auto|none|TOKENS", "how documents are split (auto)", OPT_STR, &chunk}, {"--window", "mean|best|first", "text longer than the embedder's window (mean)", OPT_STR, &window},
+                         {"--owner", "NAME", "whose documents these are", OPT_STR, &o.add.owner}, {"--attributes", "JSON", "an object kept with each document, for --filter", OPT_STR, &o.add.attributes}};
+    sync_result r = {0};
+    collection *col = NULL;
+    engine     *e = NULL;
+    char       *had = NULL;
+    err         bad;
+    PARSE(c, opt, 1, 1);
+    if (!to) return cli_missing("--to COLLECTION");
+    TRY(chunk_option(chunk, &o.add.chunk_tokens));
+    TRY(window_option(window, &o.add));
+    o.add.quiet = c->quiet || c->json;
+    if (!file_exists(c->arg.v[0])) return err_new(ERR_NOTFOUND, L("%s: 그런 폴더가 없습니다", "%s: no such folder"), c->arg.v[0]);
+    TRY(sync_open(to, o.dry_run, &col));
+    if (col) TRY_TO(done, collection_meta_get(col, "embedder", &had));
+    o.add.embedder_name = embedder ? embedder : had;
+    if (o.add.embedder_name) TRY_TO(done, cli_engine(c, &e, o.add.embedder_name, 0));
+    o.add.embedder = e;
+    TRY_TO(done, collection_sync(col, c->arg.v[0], &o, &r));
+    sync_report(c, &r, o.dry_run);
+done:
+    sync_result_free(&r);
     mem_free(had);
     collection_close(col);
     engine_close(e);

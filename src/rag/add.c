@@ -17,11 +17,6 @@ enum {
 
 /* ---- files -------------------------------------------------------------------------------------------------------------- */
 typedef struct {
-    char *path;
-    bool named; /* given itself, not found in a folder */
-    i64 upto;   /* bytes, with all files before it */
-} candidate_file;
-typedef struct {
     adding *a;
     candidate_file *f;
     usize n, cap;
@@ -55,7 +50,7 @@ static void file_list_free(file_list *l)
     map_free(l->seen);
 }
 
-static err add_failed(adding *a, const char *path, const char *reason)
+err add_failed(adding *a, const char *path, const char *reason)
 {
     add_result *r = a->r;
     usize cap = r->n_failed; /* grown by one: failures are few */
@@ -66,7 +61,7 @@ static err add_failed(adding *a, const char *path, const char *reason)
     return err_new(ERR_NOMEM, "no memory for a list of failures");
 }
 
-static bool ends_the_call(err bad)
+bool add_ends(err bad)
 {
     return bad.code == ERR_NOMEM || bad.code == ERR_BUG || bad.code == ERR_CANCELLED || bad.code == ERR_BUSY;
 }
@@ -78,7 +73,7 @@ static err list_files(file_list *l, const char *const *paths, usize n)
         l->named = !file_is_dir(paths[i]);
         err bad = file_walk(paths[i], list_file, l);
         if (!bad.code) continue;
-        if (ends_the_call(bad)) return bad;
+        if (add_ends(bad)) return bad;
         TRY(add_failed(l->a, paths[i], bad.what));
     }
     return OK;
@@ -277,22 +272,26 @@ static err load_failed(adding *a, const candidate_file *f, const char *path, err
     return add_failed(a, path, what);
 }
 
+static err tell_twice(loading *l)
+{
+    char reason[512];
+    if (!l->n_twice) return OK;
+    snprintf(reason, sizeof reason, "%lld lines repeat an id; the first of each stands (%.200s)", (long long)l->n_twice,
+             l->twice ? l->twice : "");
+    l->f->whole = false;
+    return add_failed(l->a, l->f->path, reason);
+}
+
 static err load_source(loading *l, const candidate_file *f)
 {
     adding *a = l->a;
     source *s = l->f;
-    char reason[512];
     err bad = load_bytes(s->path, l->content.p, l->content.n, take_document, l);
     if (l->fatal.code) return l->fatal;
-    if (bad.code && ends_the_call(bad)) return bad;
+    if (bad.code && add_ends(bad)) return bad;
     s->whole = !bad.code;
     if (bad.code) TRY(load_failed(a, f, s->path, bad));
-    if (l->n_twice) {
-        snprintf(reason, sizeof reason, "%lld lines repeat an id; the first of each stands (%.200s)", (long long)l->n_twice,
-                 l->twice ? l->twice : "");
-        s->whole = false;
-        TRY(add_failed(a, s->path, reason));
-    }
+    TRY(tell_twice(l));
     item end = {.kind = ITEM_END, .from = s};
     TRY(push_item(a, &end));
     l->f = NULL; /* the item's now */
@@ -322,12 +321,95 @@ static err add_file(adding *a, const candidate_file *f)
         if (!unread.code)
             bad = add_source(&l, f, &bytes);
         else
-            bad = ends_the_call(unread) ? unread : add_failed(a, l.f->path, unread.what);
+            bad = add_ends(unread) ? unread : add_failed(a, l.f->path, unread.what);
     }
     if (l.f) mem_free(l.f->path);
     mem_free(l.f);
     map_free(l.ids);
     mem_free(l.twice);
+    buf_free(&bytes);
+    return bad;
+}
+
+/* ---- looking only ----------------------------------------------------------------------------------------------------- */
+/* n_here: documents of the file that are in the store under its path already */
+typedef struct {
+    loading l;
+    i64 n_here;
+} looking;
+
+static err look(looking *k, item *m)
+{
+    adding *a = k->l.a;
+    add_result *r = a->r;
+    sqlite3_stmt *q;
+    bool twice = false, row = false;
+    TRY(add_cancelled(a));
+    m->id = mem_strdup(m->d.id ? m->d.id : k->l.f->path);
+    if (!m->id) return err_new(ERR_NOMEM, "no memory for a document");
+    if (m->d.id) TRY(known_id(&k->l, m->id, &twice));
+    if (twice) return OK;
+    TRY(document_hash(&m->d, k->l.f, m->hash));
+    if (a->c) {
+        TRY(store_query(a->c, Q_DOCUMENT_FIND, &q, "s", m->id));
+        TRY(store_step(a->c, q, &row));
+    }
+    bool same = row && str_eq(store_text(q, 1), str_of(m->hash)) && str_eq(store_text(q, 2), str_of(a->stamp));
+    if (row) k->n_here += str_eq(store_text(q, 5), str_of(k->l.f->path));
+    if (row) store_done(q);
+    r->added += !row, r->updated += row && !same, r->unchanged += same;
+    return OK;
+}
+
+static err look_at_document(void *ctx, loaded *d)
+{
+    looking *k = ctx;
+    item m = {.d = *d};
+    *d = (loaded){0};
+    k->l.fatal = look(k, &m);
+    item_free(&m);
+    return k->l.fatal;
+}
+
+static err look_at_file(looking *k, const candidate_file *f, const buf *bytes)
+{
+    adding *a = k->l.a;
+    sqlite3_stmt *q;
+    bool row = true;
+    sha256_hex(sha256_of(bytes->p ? bytes->p : "", bytes->n), k->l.f->hash);
+    err bad = load_bytes(k->l.f->path, bytes->p, bytes->n, look_at_document, k);
+    if (k->l.fatal.code) return k->l.fatal;
+    if (bad.code && add_ends(bad)) return bad;
+    k->l.f->whole = !bad.code;
+    if (bad.code) TRY(load_failed(a, f, k->l.f->path, bad));
+    TRY(tell_twice(&k->l));
+    if (!a->c || !k->l.f->whole) return OK;
+    i64 n = -k->n_here;
+    TRY(store_query(a->c, Q_PATH_KEYS, &q, "s", k->l.f->path));
+    for (;; n++) {
+        TRY(store_step(a->c, q, &row));
+        if (!row) break;
+    }
+    a->r->removed += n;
+    return OK;
+}
+
+err add_preview(adding *a, const candidate_file *f)
+{
+    buf bytes = {0};
+    source s = {0};
+    looking k = {.l = {.a = a, .ids = map_new(), .f = &s}};
+    err bad = k.l.ids ? path_identity(f->path, &s.path) : err_new(ERR_NOMEM, "no memory for a file");
+    if (!bad.code) {
+        err unread = file_read(&bytes, f->path, 1 << 30);
+        if (!unread.code)
+            bad = look_at_file(&k, f, &bytes);
+        else
+            bad = add_ends(unread) ? unread : add_failed(a, s.path, unread.what);
+    }
+    mem_free(s.path);
+    map_free(k.l.ids);
+    mem_free(k.l.twice);
     buf_free(&bytes);
     return bad;
 }
@@ -358,8 +440,8 @@ static err check_attributes(const char *text)
 static err check_embedder(adding *a)
 {
     char *name = NULL, *id = NULL;
-    i64 n;
-    TRY(store_one(a->c, Q_DOCUMENT_COUNT, &n, ""));
+    i64 n = 0;
+    if (a->c) TRY(store_one(a->c, Q_DOCUMENT_COUNT, &n, ""));
     a->fix_embedder = n == 0;
     if (!n) return OK;
     err bad = collection_meta_get(a->c, "embedder", &name);
@@ -379,10 +461,9 @@ static err check_embedder(adding *a)
     return bad;
 }
 
-static err prepare(adding *a)
+err add_begin(adding *a)
 {
     const add_opts *o = a->o;
-    TRY(store_writable(a->c));
     TRY(check_attributes(o->attributes));
     i64 room = INT32_MAX;
     if (o->embedder) {
@@ -408,14 +489,14 @@ static err prepare(adding *a)
     return check_embedder(a);
 }
 
-static err add_files(adding *a, const file_list *l)
+err add_files(adding *a, const candidate_file *f, usize n, i64 bytes)
 {
     err bad = OK;
-    progress_start(&a->bar, L("문서 추가", "adding"), l->bytes);
+    progress_start(&a->bar, L("문서 추가", "adding"), bytes);
     a->bar.on = a->bar.on && !a->o->quiet;
-    for (usize i = 0; i < l->n && !bad.code; i++) {
+    for (usize i = 0; i < n && !bad.code; i++) {
         bad = add_cancelled(a);
-        if (!bad.code) bad = add_file(a, &l->f[i]);
+        if (!bad.code) bad = add_file(a, &f[i]);
         progress_step(&a->bar, a->done);
     }
     if (!bad.code) bad = flush(a);
@@ -434,19 +515,25 @@ static err finish(adding *a)
     return err_new(ERR_INPUT, "none of %zu paths could be added; the first: %s: %s", r->n_failed, f->path, f->reason);
 }
 
+void add_end(adding *a)
+{
+    for (usize i = 0; i < a->n; i++) item_free(&a->item[i]);
+    mem_free(a->item);
+    map_free(a->batch_ids);
+}
+
 err collection_add(collection *c, const char *const *paths, usize n, const add_opts *o, add_result *r)
 {
     *r = (add_result){0};
     double start = clock_s();
     adding a = {.c = c, .o = o, .r = r};
     file_list l = {.a = &a};
-    err bad = prepare(&a);
+    err bad = store_writable(c);
+    if (!bad.code) bad = add_begin(&a);
     if (!bad.code) bad = list_files(&l, paths, n);
-    if (!bad.code) bad = add_files(&a, &l);
+    if (!bad.code) bad = add_files(&a, l.f, l.n, l.bytes);
     if (!bad.code) bad = finish(&a);
-    for (usize i = 0; i < a.n; i++) item_free(&a.item[i]);
-    mem_free(a.item);
-    map_free(a.batch_ids);
+    add_end(&a);
     file_list_free(&l);
     r->seconds = clock_s() - start;
     if (bad.code) add_result_free(r);

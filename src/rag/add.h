@@ -45,8 +45,23 @@ typedef struct {
     i64             done;
 } adding;
 
+typedef struct {
+    char *path;
+    bool  named;                            /* given itself, not found in a folder: what is no document is a failure */
+    i64   upto;                             /* bytes, with all files before it */
+} candidate_file;
+
 void item_free(item *);
 err  add_cancelled(const adding *);
+err  add_failed(adding *, const char *path, const char *reason);
+bool add_ends(err);                         /* it ends the call; what is wrong with one file does not */
+/* The parts of `add` that `sync` (sync.c) is made of. add_begin: options checked, stamp and budget made; without a collection
+ * (c NULL) nothing is compared with it. add_files: a progress bar, every file, the last batch. add_preview: what add_files would
+ * count for one file, nothing stored. */
+err  add_begin(adding *);
+err  add_files(adding *, const candidate_file *, usize n, i64 bytes);
+err  add_preview(adding *, const candidate_file *);
+void add_end(adding *);                     /* frees what is left of a batch; after an error too */
 err  embed_batch(adding *);                 /* vectors of every new chunk; nothing without an embedder */
 err  keep_batch(adding *);                  /* in one transaction; the batch is empty afterwards */
 #endif

@@ -278,6 +278,31 @@ static err leave(collection *c, const leaving *l)
     return store_run(c, Q_BUMP, "");
 }
 
+static void leaving_free(leaving *l)
+{
+    for (usize i = 0; i < l->n_path; i++) mem_free(l->path[i]);
+    mem_free(l->path);
+    mem_free(l->key);
+    mem_free(l->file);
+    map_free(l->seen);
+}
+
+err documents_drop_files(collection *c, const char *const *paths, usize n, i64 *removed)
+{
+    leaving l = {.seen = map_new()};
+    bool found;
+    *removed = 0;
+    err bad = l.seen ? store_begin(c, true) : err_new(ERR_NOMEM, "no memory for removing documents");
+    if (!bad.code) {
+        for (usize i = 0; i < n && !bad.code; i++) bad = leaving_file(c, &l, paths[i], &found);
+        if (!bad.code && (l.n || l.n_path)) bad = leave(c, &l);
+        bad = store_end(c, bad);
+    }
+    if (!bad.code) *removed = (i64)l.n;
+    leaving_free(&l);
+    return bad;
+}
+
 err collection_remove(collection *c, const char *const *names, usize n, i64 *removed)
 {
     leaving l = {.seen = map_new()};
@@ -296,10 +321,6 @@ err collection_remove(collection *c, const char *const *names, usize n, i64 *rem
         err indexes = store_reindex(c);
         if (!bad.code) bad = indexes;
     }
-    for (usize i = 0; i < l.n_path; i++) mem_free(l.path[i]);
-    mem_free(l.path);
-    mem_free(l.key);
-    mem_free(l.file);
-    map_free(l.seen);
+    leaving_free(&l);
     return bad;
 }

@@ -9,7 +9,7 @@
 #include "engine/engine.h"
 #include "rag/load.h"
 
-/* ---- collections (store.c, add.c) ------------------------------------------------------------------------------------------ */
+/* ---- collections (store.c, add.c, sync.c) ------------------------------------------------------------------------------------------ */
 typedef struct collection collection;
 typedef enum { COLLECTION_READ, COLLECTION_WRITE /* made if absent; BUSY when another process writes */ } collection_mode;
 err  collection_open(collection **, const char *name, collection_mode); /* NOTFOUND names what there is. Names: letters, digits, - _ . */
@@ -41,6 +41,22 @@ typedef struct {
  * it no longer has are removed. What fails is in failed[]; an error when nothing else was there. */
 err  collection_add(collection *, const char *const *paths, usize n, const add_opts *, add_result *);
 void add_result_free(add_result *);
+
+typedef struct { add_opts add; bool dry_run /* nothing is written; the collection may be NULL: one that is not there yet */, force; } sync_opts;
+typedef enum { SYNC_ADD, SYNC_UPDATE, SYNC_RENAME, SYNC_REMOVE } sync_action;
+typedef struct { sync_action action; char *path, *from; } sync_step; /* of a file; from: of a rename */
+typedef struct {
+    add_result  add;                                        /* its `removed`: documents that are gone, with their file or from it */
+    i64         renamed;                                    /* documents whose file has another path now; their chunks and vectors stay */
+    sync_step  *step; usize n_steps;
+    bool        guarded;                                    /* of a dry run: without `force` it would be refused */
+} sync_result;                                              /* owned: sync_result_free */
+/* Makes the documents that came from below a folder those that are there now: new, changed, renamed (a file that is gone and a new
+ * one with the same content and ending) and removed. Other documents are not touched. When more than three and more than half of
+ * those documents would go, nothing is done and the error says so, unless `force`. A folder below that cannot be read is in failed[],
+ * and then nothing is removed. What a kill leaves is completed by the same call. */
+err  collection_sync(collection *, const char *folder, const sync_opts *, sync_result *);
+void sync_result_free(sync_result *);
 /* By id, or by the path of a file: all its documents. NOTFOUND names the first unknown, nothing is removed then. Leaves no text in
  * any file; BUSY: they are removed, but another process was reading, and traces stay until the next change. */
 err  collection_remove(collection *, const char *const *ids, usize n, i64 *removed);

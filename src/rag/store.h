@@ -32,6 +32,8 @@
     X(FILE_EMPTY, "DELETE FROM file WHERE scrub = 1 AND NOT EXISTS (SELECT 1 FROM document d, file f WHERE d.file = f.key AND "  \
                   "f.path = file.path)")                                                                                         \
     X(FILE_DROP, "DELETE FROM file WHERE path = ?")                                                                              \
+    X(FILE_LIST, "SELECT path, hash, done, (SELECT count(*) FROM document d WHERE d.file = file.key) FROM file ORDER BY path, key") \
+    X(FILE_RENAME, "UPDATE file SET path = ? WHERE path = ?")                                                                    \
     X(FILE_SCRUB, "SELECT key, path, blob FROM file WHERE scrub = 1")                                                            \
     X(FILE_DOCUMENTS, "SELECT count(*) FROM document WHERE file = ?")                                                            \
     X(FILE_PATH, "SELECT count(*) FROM file WHERE path = ?")                                                                     \
@@ -45,6 +47,7 @@
     X(DOCUMENT_PUT, "INSERT INTO document(key, id, file, title, owner, attributes, hash, stamp, pages, chars, version, bytes) "  \
                     "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")                                                                \
     X(DOCUMENT_MOVE, "UPDATE document SET file = ? WHERE key = ?")                                                               \
+    X(DOCUMENT_RENAME, "UPDATE document SET id = ?1 WHERE id = ?2 AND file IN (SELECT key FROM file WHERE path = ?2)")             \
     X(DOCUMENT_DROP, "DELETE FROM document WHERE key = ?")                                                                       \
     X(DOCUMENT_INFO, DOCUMENT_COLUMNS " WHERE d.id = ?")                                                                         \
     X(DOCUMENT_LIST, DOCUMENT_COLUMNS " ORDER BY d.key")                                                                         \
@@ -141,6 +144,8 @@ typedef struct {
 void split_above_init(split_above *, const loaded *);
 err  split_context(split_above *, range, buf *out);
 
+/* All documents of these files, in one transaction; store_sweep and store_reindex are the caller's. Unknown paths are passed over. */
+err  documents_drop_files(collection *, const char *const *paths, usize n, i64 *removed); /* documents.c */
 void document_clear(document *);                            /* its strings */
 err  document_read(collection *, sqlite3_stmt *, document *); /* a row of DOCUMENT_COLUMNS */
 #endif

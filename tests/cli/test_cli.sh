@@ -13,7 +13,7 @@ json() { python3 -c "import json,sys; o=json.load(open('$work/out')); assert $1,
 run() { "$maru" "$@" >"$work/out" 2>"$work/err"; code=$?; }
 
 help_fits() { [ "$("$maru" --help | wc -l)" -le 40 ] && "$maru" | grep -q ask; }
-every_help() { for c in pull models info tokenize run chat embed add docs remove text search ask calibrate merge eval bench; do "$maru" $c --help | grep -q "maru $c" || { echo "$c"; return 1; }; done; }
+every_help() { for c in pull models info tokenize run chat embed add sync docs remove text search ask calibrate merge eval bench; do "$maru" $c --help | grep -q "maru $c" || { echo "$c"; return 1; }; done; }
 unknown() { run nosuch; [ $code = 2 ] && grep -q nosuch "$work/err" && run run --nosuch x --json; [ $code = 2 ] && json "o['error']['code']=='INPUT'"; }
 not_there() { run run nosuch x --json; [ $code = 11 ] && json "o['error']['code']=='NOTFOUND'"; }
 not_gguf() { head -c 1000 /dev/urandom >"$work/bad.gguf"; run info "$work/bad.gguf" --json; [ $code = 3 ] && json "o['error']['code']=='FORMAT'"; }
@@ -34,6 +34,7 @@ printf '{"id":"n1","title":"공지","text":"구내식당은 11시 30분에 엽�
 adds() { run add "$work/docs" --to c --json; [ $code = 0 ] && json "o['added']==4 and o['failed']==[] and o['chunks']>=3"; }
 again() { run add "$work/docs" --to c --json; [ $code = 0 ] && json "o['added']==0 and o['updated']==0 and o['unchanged']==4"; }
 changes() { sed -i 's/8일/9일/' "$work/docs/leave.md"; run add "$work/docs" --to c --json; [ $code = 0 ] && json "o['updated']==1 and o['unchanged']==3"; run search 9일 --in c --json; json "o['hits'][0]['document'].endswith('leave.md')"; }
+follows() { mkdir -p "$work/f"; for i in 1 2 3 4 5 6; do echo "note $i" >"$work/f/$i.txt"; done; run sync "$work/f" --to f --json; [ $code = 0 ] && json "o['added']==6 and o['failed']==[] and o['seconds']>=0"; mv "$work/f/1.txt" "$work/f/one.txt"; rm "$work/f/2.txt"; run sync "$work/f" --to f --dry-run --json; json "o['dry_run'] and o['renamed']==1 and o['removed']==1 and len(o['plan'])==2"; run sync "$work/f" --to f --json; json "o['renamed']==1 and o['removed']==1 and o['unchanged']==4 and o['added']==0 and o['updated']==0"; rm "$work/f"/[3456].txt; run sync "$work/f" --to f --json; [ $code = 2 ] && json "'--force' in o['error']['message']" && run sync "$work/f" --to f --force --json; json "o['removed']==4"; }
 lists_docs() { run docs c --json; [ $code = 0 ] && json "len(o['documents'])==4 and any(d['id']=='n1' and d['title']=='공지' for d in o['documents'])"; }
 finds() { run search "연차 이월" --in c --mode bm25 --json; [ $code = 0 ] && json "o['hits'][0]['document'].endswith('leave.md') and o['hits'][0]['rank']==1 and 0<o['hits'][0]['coverage']<=1"; }
 exact() { python3 - "$maru" "$work/out" <<'P'
@@ -62,6 +63,7 @@ ok names_cannot_steer_the_terminal odd_names
 ok add_a_folder adds
 ok add_again_is_a_no_op again
 ok add_replaces_what_changed changes
+ok sync_follows_a_folder follows
 ok docs_lists lists_docs
 ok search_finds finds
 ok text_range_equals_hit exact
