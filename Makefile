@@ -10,7 +10,7 @@ ifeq ($(origin CC),default)
 CC      := gcc
 endif
 
-PKGS    := sqlite3 jansson libutf8proc libpcre2-8 libxml-2.0 libsodium libseccomp libedit
+PKGS    := sqlite3 jansson libutf8proc libpcre2-8 libxml-2.0 libzip libsodium libseccomp libedit
 PKG_CF  := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LD  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lmd4c -lstemmer
 OPT     ?= -O2

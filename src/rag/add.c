@@ -249,7 +249,7 @@ static err known_file(loading *l, bool *done)
 static bool has_known_ending(const char *path)
 {
     static const char *const endings[] = {".md",     ".markdown", ".txt", ".csv",   ".tsv", ".jsonl",
-                                          ".ndjson", ".html",     ".htm", ".xhtml", ".pdf"};
+                                          ".ndjson", ".html",     ".htm", ".xhtml", ".pdf", ".docx"};
     usize n = strlen(path);
     for (usize i = 0; i < COUNT_OF(endings); i++) {
         usize m = strlen(endings[i]);

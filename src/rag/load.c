@@ -64,6 +64,7 @@ static bool is_html(str s)
 
 static bool is_zip(str s) { return begins(s, "PK\003\004") || begins(s, "PK\005\006"); }
 static bool is_ole(str s) { return begins(s, "\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1"); }
+static bool is_docx(str s) { return is_zip(s) && str_find(s, S("word/document"), 0) >= 0; } /* names are not packed */
 static bool is_hwp3(str s) { return begins(s, "HWP Document File"); }
 static bool is_rtf(str s) { return begins(s, "{\\rtf"); }
 static bool is_picture(str s)
@@ -95,8 +96,9 @@ static const struct format {
     /* the first row that fits; both functions NULL: not supported */
     {"pdf", is_pdf, " pdf ", load_pdf, NULL},
     {"html", is_html, " html htm xhtml ", load_html, NULL},
-    {"Word, Excel, PowerPoint, HWPX, OpenDocument or EPUB (a ZIP container)", is_zip,
-     " docx xlsx pptx hwpx odt ods odp epub zip ", NULL, NULL},
+    {"docx", is_docx, " docx docm dotx ", load_docx, NULL},
+    {"Excel, PowerPoint, HWPX, OpenDocument, EPUB or another ZIP container", is_zip,
+     " xlsx pptx hwpx odt ods odp epub zip ", NULL, NULL},
     {"HWP 5, DOC, XLS, PPT or MSG (an OLE container)", is_ole, " hwp doc xls ppt msg ", NULL, NULL},
     {"HWP 3", is_hwp3, " ", NULL, NULL},
     {"RTF", is_rtf, " rtf ", NULL, NULL},
@@ -119,8 +121,9 @@ static const struct format *format_of(const char *name, str bytes)
         ending[1 + n] = ' ';
         ending[2 + n] = 0;
     }
+    bool word = strstr(" docx docm dotx ", ending) && n; /* damaged or encrypted ones look like other containers */
     for (usize i = 0; i < COUNT_OF(formats); i++)
-        if (formats[i].is && formats[i].is(bytes)) return &formats[i];
+        if (formats[i].is && formats[i].is(bytes) && !(word && (formats[i].is == is_zip || formats[i].is == is_ole))) return &formats[i];
     for (usize i = 0; i < COUNT_OF(formats) && n; i++)
         if (strstr(formats[i].endings, ending)) return &formats[i];
     return &formats[COUNT_OF(formats) - 1];

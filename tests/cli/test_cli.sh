@@ -57,7 +57,7 @@ partly() { printf '{"id":"x1","text":"first"}\nnot json\n{"id":"x3","text":"thir
 all_fail() { run add "$work/nosuch.md" --to p --json; [ $code != 0 ] && json "'error' in o"; }
 eval_retrieval() { printf '{"id":"q1","query":"암호 길이 passwords","relevant":["%s"]}\n' "$work/docs/security.txt" >"$work/q.jsonl"; run eval retrieval "$work/q.jsonl" --in c --run "$work/run.txt" --json; [ $code = 0 ] && json "o['queries']==1 and o['ndcg@10']==1.0 and len(o['ndcg@10_ci'])==2" && grep -q '^q1 Q0 .* 1 .* maru$' "$work/run.txt"; }
 nothing_made() { run add "$work/nosuch" --to fresh; [ $code = 11 ] && [ ! -e "$MARU_HOME/collections/fresh" ]; }
-odd_names() { mkdir -p "$work/odd"; printf 'x\n' >"$work/odd/"$'a\nb\033[31m.txt'; printf 'PK\003\004' >"$work/odd/c.docx"; run add "$work/odd" --to odd; grep -q 'passed over 1' "$work/out" && run docs odd && [ $code = 0 ] && [ "$(wc -l <"$work/out")" = 1 ] && ! grep -q $'\033' "$work/out"; }
+odd_names() { mkdir -p "$work/odd"; printf 'x\n' >"$work/odd/"$'a\nb\033[31m.txt'; printf 'PK\003\004' >"$work/odd/c.xlsx"; run add "$work/odd" --to odd; grep -q 'passed over 1' "$work/out" && run docs odd && [ $code = 0 ] && [ "$(wc -l <"$work/out")" = 1 ] && ! grep -q $'\033' "$work/out"; }
 ok add_of_nothing_makes_no_collection nothing_made
 ok names_cannot_steer_the_terminal odd_names
 ok add_a_folder adds
