@@ -195,14 +195,15 @@ typedef enum {
     N_TEXT,
     N_OUTPUT,
     N_IF /* test, body, ...; an else has a NULL test */,
-    N_FOR /* target, list, test, body, else */,
+    N_FOR /* target, list, test, body, else; flags: recursive */,
     N_SET /* target, value */,
     N_SET_BLOCK /* target, filter or NULL, body */,
     N_MACRO /* body, defaults; params */,
     N_CALL_BLOCK /* call, macro */,
     N_FILTER_BLOCK /* filter, body */,
     N_WITH /* body, target, value, ... */,
-    N_SCOPE /* body */,
+    N_SCOPE /* body; flags: a {% block %}, which sees the outermost names only */,
+    N_FAIL /* a tag that is an error when it is reached; name */,
     N_BREAK,
     N_CONTINUE,
 } chat_node_kind;
@@ -311,6 +312,9 @@ struct chat_loop {
     chat_scope *tried;              /* where the target is bound while the test is evaluated */
     u8 *pass;                       /* [list->n] 0: not tested, 1: yes, 2: no; NULL without a test */
     u32 index0, at, before;         /* round; item of this round, of the one before */
+    const chat_node *node;          /* N_FOR */
+    chat_scope *outer;              /* where it stands */
+    u32 depth0;                     /* of loop(...) in loop(...) */
     chat_value changed;             /* last argument of loop.changed, V_MISSING at first */
 };
 struct chat_eval {
@@ -321,6 +325,7 @@ struct chat_eval {
     u32 depth, line;
     const char *what;  /* construct in hand, for messages: "filter" */
     const char *name;  /* its name */
+    const chat_node *inside; /* the innermost loop or macro that runs, for messages; NULL: none */
     chat_scope *scope; /* NULL: the outermost */
     chat_value *root;  /* [n_symbol] */
     chat_build *out;
@@ -411,6 +416,7 @@ chat_value chat_macro_call(chat_eval *, const chat_macro *, const chat_args *);
 chat_value chat_lookup(chat_eval *, u32 name);
 void chat_bind(chat_eval *, u32 name, chat_value); /* in the innermost scope */
 chat_value chat_loop_member(chat_eval *, chat_loop *, str name);
+chat_value chat_loop_call(chat_eval *, chat_loop *, const chat_args *); /* loop(items) of a recursive loop */
 
 /* shared by filters, tests and methods */
 i64 chat_arg_int(chat_eval *, const chat_args *, u32 i, i64 otherwise);

@@ -363,6 +363,7 @@ chat_value chat_call(chat_eval *ev, chat_value callee, const chat_args *a)
     if (ev->bad.code) return nothing();
     if (callee.kind == V_CALLABLE) return chat_builtin_call(ev, callee.fn->row, callee.fn->what, callee.fn->self, a);
     if (callee.kind == V_MACRO) return chat_macro_call(ev, callee.macro, a);
+    if (callee.kind == V_LOOP) return chat_loop_call(ev, callee.loop, a);
     return chat_fail(ev, "%s cannot be called", chat_kind_name(callee));
 }
 

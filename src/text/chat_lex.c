@@ -188,6 +188,8 @@ static err lex_number(lexer *x)
             t.kind = T_FLOAT;
             at = digits(x, e);
         }
+        if (t.kind == T_INT && peek(x, from) == '0') /* 0, 00, 0_0; what follows is another number */
+            for (at = from + 1; peek(x, at) == '0' || (peek(x, at) == '_' && peek(x, at + 1) == '0');) at++;
         str s = {x->s.p + from, at - from};
         char plain[400];
         usize n = 0;

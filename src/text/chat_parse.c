@@ -8,7 +8,8 @@
  * The parser is sticky: the first error is kept, every later step sees T_END. Recursion is limited by CHAT_MAX_NEST, the
  * height of the tree (long chains lean to the left without recursion here, but not in the evaluator) by CHAT_MAX_TREE.
  *
- * Not supported, because no chat template can have other files: include, import, extends, block; nor recursive loops. */
+ * Not supported, because no chat template can have other files: include, import, extends, which are errors when they are reached.
+ * A {% block %} stands where it is written. */
 #include "text/chat.h"
 
 typedef struct {
@@ -264,10 +265,7 @@ static chat_node *parse_dict(parser *p)
 
 static chat_node *parse_word(parser *p)
 {
-    static const char *const reserved[] = {"and", "or", "not", "in", "is", "if", "else", "elif"};
     const chat_token *t = cur(p);
-    for (usize i = 0; i < COUNT_OF(reserved); i++)
-        if (is_name(p, reserved[i])) return unexpected(p, "an expression");
     next(p);
     bool yes = str_eq(t->text, S("true")) || str_eq(t->text, S("True"));
     if (yes || str_eq(t->text, S("false")) || str_eq(t->text, S("False"))) return constant(p, t->line, chat_bool(yes));
@@ -313,23 +311,28 @@ out:
 /* arguments in brackets are added to `n`; the current token is ( */
 static void parse_arguments(parser *p, chat_node *n)
 {
-    bool keywords = false;
+    bool keywords = false, star = false, stars = false; /* seen; behind **x nothing may follow, behind *x and a=1 no plain one */
     expect_op(p, '(');
     while (!is_op(p, ')') && !p->bad.code) {
         const chat_token *t = cur(p);
+        if (stars || (star && is_op(p, '*'))) return (void)fail_at(p, t->line, "an argument behind those of '*' or '**'");
         if (skip_op(p, '*')) {
             add(p, n, node1(p, N_STAR, t->line, parse_condition(p)));
+            star = true;
         } else if (skip_op(p, '*' << 8 | '*')) {
             add(p, n, node1(p, N_STARS, t->line, parse_condition(p)));
-            keywords = true;
+            stars = true;
         } else if (t->kind == T_NAME && t[1].kind == T_OP && t[1].op == '=') {
             u32 name = take_name(p, "a name");
             next(p);
             chat_node *k = node1(p, N_KEYWORD, t->line, parse_condition(p));
+            for (u32 i = 0; i < n->n_kid; i++)
+                if (n->kid[i] && n->kid[i]->kind == N_KEYWORD && n->kid[i]->name == name)
+                    fail_at(p, t->line, "argument '%s' is given twice", p->symbol[name].text.p);
             if (k != &no_node) k->name = name;
             add(p, n, k);
             keywords = true;
-        } else if (keywords) {
+        } else if (keywords || star) {
             fail_at(p, t->line, "an argument without a name after one with a name");
         } else {
             add(p, n, parse_condition(p));
@@ -357,9 +360,8 @@ static chat_node *parse_subscript(parser *p, chat_node *object)
     u32 line = cur(p)->line;
     chat_node *part[3];
     next(p);
-    if (is_op(p, ']')) return unexpected(p, "an index or key");
-    bool slice = parse_slice(p, part);
-    chat_node *key = part[0], *n;
+    bool empty = is_op(p, ']'), slice = !empty && parse_slice(p, part);
+    chat_node *key = empty ? node(p, N_TUPLE, line) : part[0], *n;
     if (!slice && is_op(p, ',')) { /* a[1, 2]: the key is a tuple */
         key = node1(p, N_TUPLE, line, part[0]);
         while (skip_op(p, ',') && !is_op(p, ']')) add(p, key, parse_condition(p));
@@ -646,6 +648,8 @@ static chat_node *parse_target(parser *p, bool attributes, const char *end)
             item = node(p, N_NAME, cur(p)->line);
             u32 name = take_name(p, "a name to assign to");
             if (name == SYM_LOOP) fail_at(p, line, "'loop' cannot be assigned to");
+            if (!p->bad.code && word_in(p->symbol[name].text, "true True false False none None"))
+                fail_at(p, line, "a constant cannot be assigned to");
             if (!p->bad.code) item->name = name;
             if (attributes && is_op(p, '.')) item = parse_dot(p, item);
         }
@@ -699,7 +703,7 @@ static chat_node *parse_for(parser *p, u32 line)
     if (!skip_name(p, "in")) return unexpected(p, "'in'");
     add(p, n, parse_tuple(p, false, false, "recursive"));
     add(p, n, skip_name(p, "if") ? parse_condition(p) : NULL);
-    if (is_name(p, "recursive")) return fail_at(p, line, "'for ... recursive' is not supported");
+    if (skip_name(p, "recursive") && n != &no_node) n->flags = 1;
     expect(p, T_CLOSE_BLOCK, "%}");
     p->n_loop++;
     add(p, n, parse_frame(p, "for", line, "else endfor"));
@@ -733,10 +737,13 @@ static chat_node *parse_macro(parser *p, u32 line, u32 name, const char *what, c
     u32 param[64], n_param = 0;
     u8 flags = 0, *outer = p->macro_flags;
     int n_loop = p->n_loop;
+    if (what[0] == 'm' && !is_op(p, '(')) return unexpected(p, "'('");
     if (skip_op(p, '(')) {
         while (!is_op(p, ')') && !p->bad.code) {
             if (n_param == COUNT_OF(param)) return fail_at(p, line, "a macro with more than 64 parameters");
             param[n_param] = take_name(p, "the name of a parameter");
+            for (u32 i = 0; i < n_param; i++)
+                if (param[i] == param[n_param]) return fail_at(p, line, "two parameters have the same name");
             bool given = skip_op(p, '=');
             if (!given && n_param && n->n_kid > 1 && n->kid[n_param])
                 return fail_at(p, line, "a parameter without a default after one with a default");
@@ -758,6 +765,11 @@ static chat_node *parse_macro(parser *p, u32 line, u32 name, const char *what, c
     if (outer) *outer |= flags; /* what an inner macro uses the outer one is said to use, too: Jinja */
     p->n_loop = n_loop;
     next(p);
+    for (u32 i = 0; i < n_param && !p->bad.code; i++) {
+        if (param[i] == SYM_CALLER && flags & MACRO_CALLER && !n->kid[i + 1])
+            return fail_at(p, line, "a parameter 'caller' needs a default");
+        flags &= (u8) ~(param[i] == SYM_VARARGS ? MACRO_VARARGS : param[i] == SYM_KWARGS ? MACRO_KWARGS : 0);
+    }
     if (p->bad.code || n == &no_node) return &no_node;
     n->kid[0] = body;
     n->height = (u16)i64_max(n->height, body->height + 1);
@@ -801,12 +813,42 @@ static chat_node *parse_filter_block(parser *p, u32 line)
     return n;
 }
 
-static chat_node *parse_generation(parser *p, u32 line)
+/* {% generation %}, {% autoescape false %} and {% block name %}: functions of their own in Jinja, so that no break can leave the
+ * first and the last one */
+static chat_node *parse_scope(parser *p, u32 line, const char *what, const char *end)
 {
     chat_node *n = node(p, N_SCOPE, line);
+    int n_loop = p->n_loop;
+    u32 name = SYM_NONE;
+    if (what[0] == 'a') {
+        if (!skip_name(p, "false") && !skip_name(p, "False")) return fail_at(p, line, "'autoescape' is supported with false only");
+    } else if (what[0] == 'b') {
+        name = take_name(p, "the name of the block");
+        if (!skip_name(p, "scoped") && n != &no_node) n->flags = 1;
+    }
+    if (what[0] != 'a') p->n_loop = 0;
     expect(p, T_CLOSE_BLOCK, "%}");
-    add(p, n, parse_frame(p, "generation", line, "endgeneration"));
+    add(p, n, parse_frame(p, what, line, end));
+    p->n_loop = n_loop;
     next(p);
+    if (what[0] == 'b' && cur(p)->kind == T_NAME && take_name(p, "a name") != name) return unexpected(p, "the name of the block");
+    return n;
+}
+
+static chat_node *parse_print(parser *p, u32 line)
+{
+    chat_node *all = node(p, N_BLOCK, line);
+    do add(p, all, node1(p, N_OUTPUT, line, parse_condition(p)));
+    while (skip_op(p, ','));
+    return all;
+}
+
+/* what would need other templates: it may stand in a branch that is never taken */
+static chat_node *parse_other(parser *p, u32 line, str word)
+{
+    chat_node *n = node(p, N_FAIL, line);
+    if (n != &no_node) n->name = symbol_of(p, word);
+    while (cur(p)->kind != T_CLOSE_BLOCK && cur(p)->kind != T_END) next(p);
     return n;
 }
 
@@ -823,15 +865,16 @@ static chat_node *parse_statement(parser *p)
     if (str_eq(name, S("call"))) return parse_macro(p, t->line, SYM_CALLER, "call", "endcall");
     if (str_eq(name, S("filter"))) return parse_filter_block(p, t->line);
     if (str_eq(name, S("with"))) return parse_with(p, t->line);
-    if (str_eq(name, S("generation"))) return parse_generation(p, t->line);
-    if (str_eq(name, S("print"))) return node1(p, N_OUTPUT, t->line, parse_tuple(p, true, false, NULL));
+    if (str_eq(name, S("generation"))) return parse_scope(p, t->line, "generation", "endgeneration");
+    if (str_eq(name, S("autoescape"))) return parse_scope(p, t->line, "autoescape", "endautoescape");
+    if (str_eq(name, S("block"))) return parse_scope(p, t->line, "block", "endblock");
+    if (str_eq(name, S("print"))) return parse_print(p, t->line);
     bool leave = str_eq(name, S("break"));
     if (leave || str_eq(name, S("continue"))) {
         if (!p->n_loop) return fail_at(p, t->line, "'%s' outside of a loop", leave ? "break" : "continue");
         return node(p, leave ? N_BREAK : N_CONTINUE, t->line);
     }
-    if (word_in(name, "include import from extends block autoescape"))
-        return fail_at(p, t->line, "tag '%.*s' is not supported: a chat template stands alone", (int)name.n, name.p);
+    if (word_in(name, "include import from extends")) return parse_other(p, t->line, name);
     return fail_at(p, t->line, "tag '%.*s' is not %s", (int)i64_min((i64)name.n, 80), name.p,
                    str_starts(name, S("end")) || word_in(name, "else elif") ? "expected here" : "known");
 }

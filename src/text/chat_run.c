@@ -129,8 +129,8 @@ chat_value chat_loop_member(chat_eval *ev, chat_loop *l, str name)
     if (str_eq(name, S("length"))) return chat_int(loop_length(ev, l));
     if (str_eq(name, S("revindex"))) return chat_int(loop_length(ev, l) - l->index0);
     if (str_eq(name, S("revindex0"))) return chat_int(loop_length(ev, l) - l->index0 - 1);
-    if (str_eq(name, S("depth"))) return chat_int(1);
-    if (str_eq(name, S("depth0"))) return chat_int(0);
+    if (str_eq(name, S("depth"))) return chat_int((i64)l->depth0 + 1);
+    if (str_eq(name, S("depth0"))) return chat_int(l->depth0);
     if (str_eq(name, S("previtem"))) return l->index0 ? l->list->item[l->before] : chat_undefined(UNDEF_EDGE, SYM_NONE, 0);
     if (str_eq(name, S("nextitem"))) {
         u32 i = find_item(ev, l, l->at + 1);
@@ -139,15 +139,18 @@ chat_value chat_loop_member(chat_eval *ev, chat_loop *l, str name)
     return (chat_value){.kind = V_MISSING};
 }
 
-static chat_loop *loop_new(chat_eval *ev, const chat_node *n)
+static chat_loop *loop_new(chat_eval *ev, const chat_node *n, chat_value items, u32 depth0)
 {
-    chat_value v = chat_evaluate(ev, n->kid[1]);
-    ev->line = n->line;
-    if (ev->bad.code) return NULL;
-    chat_list *list = chat_iterate(ev, v);
+    chat_list *list = chat_iterate(ev, items);
     chat_loop *l = chat_take(ev, sizeof *l);
     if (!l) return NULL;
-    *l = (chat_loop){.list = list, .target = n->kid[0], .test = n->kid[2], .changed = {.kind = V_MISSING}};
+    *l = (chat_loop){.list = list,
+                     .node = n,
+                     .target = n->kid[0],
+                     .test = n->kid[2],
+                     .outer = ev->scope,
+                     .depth0 = depth0,
+                     .changed = {.kind = V_MISSING}};
     if (l->test) {
         l->pass = chat_take(ev, list->n + 1);
         l->tried = chat_take(ev, sizeof *l->tried);
@@ -157,14 +160,20 @@ static chat_loop *loop_new(chat_eval *ev, const chat_node *n)
     return l;
 }
 
-static chat_flow run_for(chat_eval *ev, const chat_node *n)
+static void capture_scopes(chat_scope *s)
+{
+    for (; s && !s->captured; s = s->up) s->captured = true;
+}
+
+static chat_flow run_rounds(chat_eval *ev, const chat_node *n, chat_value items, u32 depth0)
 {
     chat_scope *outer = ev->scope, *inner = NULL;
     chat_flow flow = FLOW_ON;
-    chat_loop *l = loop_new(ev, n);
+    chat_loop *l = loop_new(ev, n, items, depth0);
     if (!l) return FLOW_ON;
     u32 rounds = 0;
     bool complete = false; /* some round came to its end: as in Jinja, one left by break or continue does not forbid the else */
+    if (n->flags) capture_scopes(outer);
     for (u32 i = find_item(ev, l, 0); i < l->list->n && chat_step(ev, 1); i = find_item(ev, l, i + 1)) {
         if (!inner || inner->captured) {
             if (!open_scope(ev, outer)) break;
@@ -190,13 +199,49 @@ static chat_flow run_for(chat_eval *ev, const chat_node *n)
     return FLOW_ON;
 }
 
+static chat_flow run_for(chat_eval *ev, const chat_node *n)
+{
+    const chat_node *inside = ev->inside;
+    chat_value items = chat_evaluate(ev, n->kid[1]);
+    ev->line = n->line;
+    ev->inside = n;
+    chat_flow flow = ev->bad.code ? FLOW_ON : run_rounds(ev, n, items, 0);
+    ev->inside = inside;
+    return flow;
+}
+
+chat_value chat_loop_call(chat_eval *ev, chat_loop *l, const chat_args *a)
+{
+    chat_scope *scope = ev->scope;
+    const chat_node *inside = ev->inside;
+    const char *what = ev->what;
+    chat_build b = {0}, *out = ev->out;
+    u32 line = ev->line;
+    if (!l->node->flags) return chat_fail(ev, "a loop can be called only if it is marked 'recursive'");
+    if (a->n + a->n_kw != 1) return chat_fail(ev, "loop(...) takes one argument, %u given", a->n + a->n_kw);
+    if (chat_enter(ev)) {
+        ev->what = NULL;
+        ev->scope = l->outer;
+        ev->inside = l->node;
+        ev->out = &b;
+        run_rounds(ev, l->node, a->n ? a->arg[0] : a->kw[0].value, l->depth0 + 1);
+        ev->out = out;
+        ev->inside = inside;
+        ev->scope = scope;
+        ev->what = what;
+        ev->line = line;
+    }
+    chat_leave(ev);
+    return chat_built(&b, ev, CHAT_LITERAL, false);
+}
+
 /* ---- macros ---- */
 static chat_value macro_value(chat_eval *ev, const chat_node *n)
 {
     chat_macro *m = chat_take(ev, sizeof *m);
     if (!m) return chat_none();
     *m = (chat_macro){n, ev->scope};
-    for (chat_scope *s = ev->scope; s && !s->captured; s = s->up) s->captured = true;
+    capture_scopes(ev->scope);
     return (chat_value){.kind = V_MACRO, .from = CHAT_LITERAL, .macro = m};
 }
 
@@ -250,16 +295,19 @@ static void bind_parameters(chat_eval *ev, const chat_node *n, const chat_args *
 chat_value chat_macro_call(chat_eval *ev, const chat_macro *m, const chat_args *a)
 {
     chat_scope *scope = ev->scope;
+    const chat_node *inside = ev->inside;
     const char *what = ev->what;
     u32 line = ev->line;
     chat_flow flow;
     chat_value v = chat_undefined(UNDEF_NAME, SYM_NONE, 0);
     if (chat_enter(ev) && open_scope(ev, m->scope)) {
         ev->what = NULL;
+        ev->inside = m->node;
         bind_parameters(ev, m->node, a);
         v = capture(ev, m->node->kid[0], &flow);
     }
     ev->scope = scope;
+    ev->inside = inside;
     ev->what = what;
     ev->line = line;
     chat_leave(ev);
@@ -276,11 +324,11 @@ static chat_flow run_if(chat_eval *ev, const chat_node *n)
 
 /* a body with a scope of its own; its text goes to the output, or with `text` into it. What a block wrote before it was left
  * by break or continue is lost, as in Jinja. */
-static chat_flow run_inside(chat_eval *ev, const chat_node *body, chat_value *text)
+static chat_flow run_inside(chat_eval *ev, const chat_node *body, chat_scope *up, chat_value *text)
 {
     chat_scope *outer = ev->scope;
     chat_flow flow = FLOW_ON;
-    if (!open_scope(ev, outer)) return FLOW_ON;
+    if (!open_scope(ev, up)) return FLOW_ON;
     if (text)
         *text = capture(ev, body, &flow);
     else
@@ -318,7 +366,7 @@ static chat_flow run(chat_eval *ev, const chat_node *n)
     case N_FOR: return run_for(ev, n);
     case N_SET: assign(ev, n->kid[0], chat_evaluate(ev, n->kid[1])); return FLOW_ON;
     case N_SET_BLOCK:
-        flow = run_inside(ev, n->kid[2], &v);
+        flow = run_inside(ev, n->kid[2], ev->scope, &v);
         if (flow != FLOW_ON) return flow;
         if (n->kid[1]) v = chat_filter_apply(ev, n->kid[1], v);
         assign(ev, n->kid[0], v);
@@ -330,13 +378,16 @@ static chat_flow run(chat_eval *ev, const chat_node *n)
         chat_put_value(ev->out, ev, v);
         return FLOW_ON;
     case N_FILTER_BLOCK:
-        flow = run_inside(ev, n->kid[1], &v);
+        flow = run_inside(ev, n->kid[1], ev->scope, &v);
         if (flow != FLOW_ON) return flow;
         v = chat_filter_apply(ev, n->kid[0], v);
         chat_put_value(ev->out, ev, v);
         return FLOW_ON;
     case N_WITH: return run_with(ev, n);
-    case N_SCOPE: return run_inside(ev, n->kid[0], NULL);
+    case N_SCOPE: return run_inside(ev, n->kid[0], n->flags ? NULL : ev->scope, NULL);
+    case N_FAIL:
+        chat_fail(ev, "tag '%s' is not supported: a chat template stands alone", ev->t->symbol[n->name].text.p);
+        return FLOW_ON;
     case N_BREAK: return FLOW_BREAK;
     case N_CONTINUE: return FLOW_CONTINUE;
     default: chat_fail(ev, "unexpected construct"); return FLOW_ON;

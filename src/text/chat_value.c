@@ -44,7 +44,13 @@ bool chat_step(chat_eval *ev, usize n)
     }
     ev->fuel = 0;
     ev->what = NULL;
-    chat_fail(ev, "out of fuel");
+    const chat_node *in = ev->inside;
+    if (!in)
+        chat_fail(ev, "out of fuel");
+    else if (in->kind == N_FOR)
+        chat_fail(ev, "out of fuel inside 'for' of line %u", in->line);
+    else
+        chat_fail(ev, "out of fuel inside macro '%s' of line %u", ev->t->symbol[in->name].text.p, in->line);
     return false;
 }
 

@@ -87,6 +87,13 @@ CASES = [
     ("with", "{% set a = 9 %}{% with a = 1, b = a %}{{ a }}{{ b }}{% set a = 5 %}{% endwith %}{{ a }}", {}),
     ("generation", "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}", {}),
     ("print", "{% print 1 + 1 %}", {}),
+    ("recursive loop", "{% for n in people recursive %}{{ n.name }}({{ loop.depth0 }}{{ loop.index }}{{ loop.last }}){% if n.tags %}[{{ loop([{'name': n.tags[0]}, {'name': 'y'}]) | upper }}]{% endif %}{% else %}none{% endfor %}", {}),
+    ("recursive loop: scopes", "{% set x = 'out' %}{% for n in [[[]], []] recursive %}{{ x }}{% set x = 'in' %}{% set o = loop %}{% for i in [1] %}{{ o(n) }}{% endfor %}{{ loop.depth }}{% else %}E{% endfor %}", {}),
+    ("recursive loop with a test and break", "{% for n in [3, -1, 9] if n >= 0 recursive %}{{ n }}{% if n > 5 %}{% break %}{% endif %}{{ loop([n - 1]) }};{% endfor %}", {}),
+    ("block", "{% for i in [1] %}{% block a %}{{ i is defined }}{{ n }}{% set q = 1 %}{% endblock a %}{% endfor %}{{ q is defined }}{% for i in [1] %}{% block b scoped %}{{ i }}{% endblock %}{% endfor %}", {}),
+    ("include in a branch not taken", "{% if false %}{% include 'x' %}{% import 'y' as z %}{% endif %}ok", {}),
+    ("autoescape off", "{% autoescape false %}{{ '<' }}{% set q = 1 %}{% endautoescape %}{{ q is defined }}", {}),
+    ("odd but allowed", "{{ names[] is defined }}{{ in is defined }}{% print 1, 'a' %}", {}),
     # ---- macros
     ("macro", "{% macro f(a, b=2, c='x' ~ b) %}{{ a }}{{ b }}{{ c }};{% endmacro %}{{ f(1) }}{{ f(1, 3) }}{{ f(1, c=4) }}{{ f(b=1, a=0) }}{{ f() }}{{ f.name }}", {}),
     ("macro sees later globals", "{% macro f() %}{{ x }}{% endmacro %}{{ f() }}{% set x = 1 %}{{ f() }}", {}),
@@ -159,6 +166,8 @@ CASES = [
     "{{ range | tojson }}", "{{ {(1, 2): 3} | tojson }}", "{{ {[]: 1} }}", "{{ '%d' % 'a' }}", "{{ '%s %s' % 'a' }}", "{{ '%s' % (1, 2) }}", "{{ 'a'.split('') }}", "{{ names | join(1, 2, 3) }}", "{{ names | join(zzz=1) }}", "{{ word | replace('a') }}", "{% macro f(a) %}{% endmacro %}{{ f(1, 2) }}", "{% macro f(a) %}{% endmacro %}{{ f(b=1) }}",
     "{% macro f(a) %}{{ a.b }}{% endmacro %}{{ f() }}", "{{ names | map('nosuchfilter') | list }}", "{{ names | select('nosuchtest') | list }}", "{{ names | sort(attribute='x.y') }}", "{{ [1, 'a'] | sort }}", "{{ [1, 'a'] | max }}", "{{ 1 in n }}", "{{ 1 in word }}", "{% break %}", "{% include 'x' %}", "{{ 1 is odd is even }}", "{{ (names | map('upper')) | length }}",
     "{{ n | items | list }}", "{{ none | items | list }}", "{{ people | map(attribute='home.city') | list }}", "{{ '{} {}'.format(1) }}", "{{ names.index('zzz') }}", "{{ 'x'.index('y') }}", "{{ word.nosuch() }}", "{{ f(a=1, 2) }}", "{% macro f(a=1, b) %}{% endmacro %}", "{{ none.x.y }}", "{{ -word }}", "{{ ('a' if false).x }}", "{{ d | dictsort(by='zzz') }}", "{{ 'a' | abs }}", "{{ none | indent }}", "{{ 'a' | format(1) }}", "{% for x in [1] %}{% macro f() %}{% break %}{% endmacro %}{% endfor %}", "{{ names | sum }}",
+    "{% for x in [1] %}{{ loop([1]) }}{% endfor %}", "{% for x in [1] recursive %}{{ loop(1) }}{% endfor %}", "{% for x in [1] recursive %}{{ loop() }}{% endfor %}", "{% for x in [1] %}{% generation %}{% break %}{% endgeneration %}{% endfor %}", "{% include 'x' %}",
+    "{% macro f(a, a) %}{% endmacro %}", "{% macro f %}{% endmacro %}", "{% macro f(caller) %}{{ caller }}{% endmacro %}", "{% set true = 1 %}", "{{ 01 }}", "{{ dict(a=1, a=2) }}", "{{ dict(**{'a': 1}, b=2) }}", "{{ range(*[1], *[3]) }}", "{{ range(*[1], 3) }}",
     "{{ ''.join([1]) }}", "{{ (names | first).x.y }}", "{{ loop.index }}", "{% for x in names %}{{ loop.zzz.y }}{% endfor %}", "{% set loop = 1 %}{% for x in [1] %}{% set loop = 2 %}{% endfor %}",
 ]]
 
