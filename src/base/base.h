@@ -87,6 +87,7 @@ void *mem_resize(void *, usize);            /* as realloc; NULL input allocates 
 void  mem_free(void *);                     /* NULL is fine */
 usize mem_now(void);
 usize mem_peak(void);
+void  mem_peak_reset(void);                 /* the peak begins anew with what is in use now: for who measures a part of a run */
 void  mem_fail_at(i64 n);                   /* tests: the n-th allocation from now fails (1 = next); 0 switches it off */
 i64   mem_fail_count(void);                 /* allocations since mem_fail_at */
 char *mem_strdup(const char *);             /* owned: mem_free */

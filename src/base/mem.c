@@ -117,6 +117,7 @@ void mem_free(void *p)
 
 usize mem_now(void) { return atomic_load(&now); }
 usize mem_peak(void) { return atomic_load(&peak); }
+void mem_peak_reset(void) { atomic_store(&peak, atomic_load(&now)); }
 void mem_cap(usize bytes) { atomic_store(&cap, bytes); }
 
 void mem_fail_at(i64 n)

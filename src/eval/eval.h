@@ -29,6 +29,8 @@ err  eval_features(const model *, pool *, trained_set * /* or NULL */, const tok
 err  eval_classifier(const model *, pool *, trained_set *, const token_seq *, usize n, feature_kind, float *scores /* [classes,n] */, progress *); /* TRAIN_CLASSES over features; whatever else the set has takes part in them */
 /* scores [n_labels,n]: ln p(label's tokens | text), divided by their number */
 err  eval_labels(const model *, pool *, trained_set * /* or NULL */, const token_seq *text, usize n, const token_seq *label, usize n_labels, float *scores, progress *);
+/* What eval_features (label NULL) or eval_labels would take for such texts beside `out` and `scores`: planned, nothing runs. */
+err  eval_memory(const model *, pool *, trained_set *, const token_seq *, usize n, feature_kind, const token_seq *label, usize n_labels, usize *bytes);
 void eval_best(const float *scores, usize n, usize n_labels, int *given); /* the highest of each column, the first among equals */
 
 /* mean negative log likelihood of a text: windows of ctx tokens, each scored from its start; NaN-free or an error */

@@ -234,6 +234,26 @@ err eval_labels(const model *m, pool *threads, trained_set *set, const token_seq
     return single ? labels_of_one(m, threads, set, text, n, label, n_labels, scores, p) : labels_of_many(m, threads, set, text, n, label, n_labels, scores, p);
 }
 
+err eval_memory(const model *m, pool *threads, trained_set *set, const token_seq *seq, usize n, feature_kind kind, const token_seq *label, usize n_labels, usize *bytes)
+{
+    run r;
+    i64 layers = kind == FEATURE_LAST ? 1 : kind == FEATURE_SECOND ? 2 : 4;
+    usize before = mem_now(), beside = sizeof(float) * SEQS * (usize)m->h.width, pairs = label ? n * n_labels : 0, longest = 0, rest = 0;
+    for (usize i = 0; label && i < n_labels; i++) longest = (usize)i64_max((i64)longest, label[i].n);
+    token_seq *both = mem_array(token_seq, pairs + 1);
+    if (!both) return no_memory;
+    batch_shape s = {.train = set, .pool = eval_pool(m), .features = label ? 0 : i64_min(layers, m->h.n_layer)};
+    if (label && longest == 1) s.outs = SEQS, beside = sizeof(float) * SEQS * (usize)m->h.n_vocab;
+    for (usize i = 0; longest > 1 && i < pairs; i++) both[i].n = seq[i / n_labels].n + label[i % n_labels].n, rest += (usize)both[i].n;
+    if (longest > 1) s.loss = LOSS_TOKENS, s.outs = 0;
+    err bad = longest > 1 ? run_open(&r, m, threads, both, pairs, s) : run_open(&r, m, threads, seq, n, s);
+    if (longest > 1) beside = 3 * sizeof(float) * rest + sizeof *both * pairs + sizeof(float) * (usize)r.rows;
+    mem_free(both);
+    *bytes = mem_now() - before + beside;
+    run_close(&r);
+    return bad;
+}
+
 void eval_best(const float *scores, usize n, usize n_labels, int *given)
 {
     for (usize i = 0; i < n; i++) {

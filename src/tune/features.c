@@ -205,6 +205,29 @@ static err set_of(trained_set *set, i64 d, i64 k, const double *w, const standar
     return OK;
 }
 
+/* the highest of: texts in the model, the fit, scores of held-out rows */
+static err planned(model *m, pool *threads, const tune_data *d, const tune_data *held, feature_kind kind, train_report *r)
+{
+    usize n = d->n_samples, dim = (usize)feature_dim(m, kind), k = d->n_labels, size = (dim + 1) * k, base = mem_now(), run, metric;
+    usize kept = sizeof(float) * dim * n + sizeof(int) * n + sizeof(double) * (3 * size + (1 + size) * (usize)pool_threads(threads) + 2 * dim);
+    usize steps = sizeof(double) * size * (2 * MEMORY + 4), texts = sizeof(token_seq) * n;
+    token_seq *seq = mem_array(token_seq, n + 1);
+    if (!seq) return no_memory;
+    for (usize i = 0; i < n; i++) seq[i] = (token_seq){d->id + d->sample[i].at, (i64)d->sample[i].n_prompt};
+    err bad = eval_memory(m, threads, NULL, seq, n, kind, NULL, 0, &run);
+    mem_free(seq);
+    TRY(bad);
+    trained classes[2] = {{.kind = TRAIN_CLASSES, .k = (i64)dim, .n = (i64)k}, {.kind = TRAIN_CLASSES_B, .k = (i64)k, .n = 1}};
+    TRY(metric_memory(m, threads, &(trained_set){classes, 2}, kind, d, held, &metric));
+    usize most = kept + (steps > texts + run ? steps : texts + run);
+    most = most > size * sizeof(float) + metric ? most : size * sizeof(float) + metric;
+    most += base + (256 << 10);
+    r->trainable = (i64)size;
+    r->plan = (train_memory){.data = base - m->packed_bytes, .trained = sizeof(float) * size, .step = kept + run};
+    plan_total(&r->plan, m, most > mem_peak() ? most : mem_peak());
+    return OK;
+}
+
 static err fit(model *m, pool *threads, const tune_data *d, const train_opts *o, feature_kind kind, bool head, trained_set *set, train_report *r)
 {
     i64 dim = feature_dim(m, kind), k = (i64)d->n_labels, size = (dim + 1) * k, iterations = 0;
@@ -239,6 +262,8 @@ err train_features(model *m, pool *threads, const tune_data *d, const tune_data 
     bool head = o->way.kind == WAY_HEAD;
     feature_kind kind = head ? FEATURE_LAST : o->features;
     double start = clock_s();
+    TRY(planned(m, threads, d, held, kind, r));
+    if (o->plan_only) return OK;
     err bad = fit(m, threads, d, o, kind, head, &set, r);
     r->seconds = clock_s() - start;
     r->tokens_per_s = (double)r->tokens / r->seconds;

@@ -21,6 +21,9 @@ err folder_publish(const adapter_file *, const char *out, const model *); /* the
 /* run.c */
 err tune_config(const model *, const train_opts *, const tune_data *, i64 rows, char **json); /* owned: what must be equal for a run to go on */
 err train_artifact(const model *, const trained_set *, const train_opts *, const tune_data *, const char *out, train_report *);
+err metric_memory(const model *, pool *, trained_set *, feature_kind, const tune_data *train, const tune_data *held, usize *bytes); /* what train_metric would take */
+err train_effect(const model *, pool *, trained_set *, const tune_data *, double *); /* largest |change of a logit| behind the first tokens of the first sample */
+void plan_total(train_memory *, const model *, usize highest); /* rest and total, from the highest point of counted memory */
 err train_metric(const model *, pool *, trained_set *, feature_kind, const tune_data *train, const tune_data *held, train_report *); /* label data: accuracy on held-out rows, and the loss of a classifier */
 
 typedef void train_each(void *ctx, const train_step *);

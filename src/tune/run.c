@@ -117,20 +117,86 @@ err train_metric(const model *m, pool *threads, trained_set *set, feature_kind k
     return bad;
 }
 
+err metric_memory(const model *m, pool *threads, trained_set *set, feature_kind kind, const tune_data *train, const tune_data *held, usize *bytes)
+{
+    rows_to_judge x;
+    *bytes = 0;
+    if (!held || !train->n_labels || !held->n_labels) return OK;
+    bool classifier = trained_find(set, TRAIN_CLASSES, "") != NULL || train->o.head;
+    usize before = mem_now(), rows = 0;
+    err bad = rows_take(&x, train, held);
+    rows = mem_now() - before;
+    if (!bad.code) bad = eval_memory(m, threads, set, x.text, x.n, kind, classifier ? NULL : x.word, classifier ? 0 : train->n_labels, bytes);
+    if (classifier) *bytes += sizeof(float) * (usize)feature_dim(m, kind) * x.n;
+    *bytes += rows;
+    mem_free(x.text), mem_free(x.word), mem_free(x.truth), mem_free(x.given), mem_free(x.score);
+    return bad;
+}
+
+/* ---- what it does ---- */
+
+static err probe(const model *m, pool *threads, trained_set *set, const i32 *id, i64 n, float *logits)
+{
+    backend *be = NULL;
+    workspace *ws = NULL;
+    packing *k = NULL;
+    model_io io;
+    i64 rows = packing_overhead(set) + n;
+    err bad = backend_cpu(&be, threads);
+    if (!bad.code) bad = workspace_new(&ws, be);
+    if (!bad.code) bad = packing_open(&k, m, ws, &(batch_shape){.rows = rows, .outs = 1, .seqs = 1, .train = set, .exact = true}, false, &io);
+    if (!bad.code) bad = packing_put(k, &io, &(packed_seq){.id = id, .n = n}, 1);
+    if (!bad.code) bad = tensor_put(packing_plan(k), io.out_rows, (i32[]){(i32)rows - 1});
+    if (!bad.code) bad = plan_run(packing_plan(k));
+    if (!bad.code) bad = tensor_get(packing_plan(k), io.logits, logits);
+    packing_close(k);
+    workspace_free(ws);
+    if (be) backend_close(be);
+    return bad;
+}
+
+err train_effect(const model *m, pool *threads, trained_set *set, const tune_data *d, double *most)
+{
+    bool only_classes = true;
+    *most = NAN;
+    for (usize i = 0; i < set->n; i++) only_classes &= set->t[i].kind == TRAIN_CLASSES || set->t[i].kind == TRAIN_CLASSES_B;
+    if (m->arch->encoder || only_classes || !d->n_samples) return OK;
+    i64 vocab = m->h.n_vocab, n = i64_min(d->sample[0].n, 8);
+    float *with = mem_array(float, 2 * vocab), *without = with + vocab;
+    err bad = with ? probe(m, threads, set, d->id + d->sample[0].at, n, with) : err_new(ERR_NOMEM, "out of memory for a probe");
+    if (!bad.code) bad = probe(m, threads, NULL, d->id + d->sample[0].at, n, without);
+    if (!bad.code) *most = 0;
+    for (i64 i = 0; !bad.code && i < vocab; i++) *most = fmax(*most, fabs((double)with[i] - (double)without[i]));
+    mem_free(with);
+    if (!bad.code && *most == 0) log_line(LOG_WARN, "what was trained changes no logit of the first sample: it may have no effect");
+    return bad;
+}
+
+void plan_total(train_memory *p, const model *m, usize highest)
+{
+    usize parts = p->data + p->trained + p->optimizer + p->step;
+    p->model = m->packed_bytes + m->mapped_bytes;
+    p->total = highest + m->mapped_bytes;
+    usize known = parts + p->model;
+    if (known > p->total) p->total = known;
+    p->rest = p->total - known;
+}
+
 err tune_train(model *m, pool *threads, const tune_data *train, const tune_data *held, const char *out, const train_opts *o, void (*each)(void *, const train_step *), void *ctx, train_report *r)
 {
     bool frozen = o->way.kind == WAY_FEATURES || (o->way.kind == WAY_HEAD && train->n_labels);
     bool saved;
     memset(r, 0, sizeof *r);
-    r->eval_loss = NAN;
+    r->eval_loss = r->effect = NAN;
     TRY(tune_data_ready(train));
     if (held) TRY(tune_data_ready(held));
-    TRY(folder_check(out, o, &saved)); /* before anything costs time */
+    if (!o->plan_only) TRY(folder_check(out, o, &saved)); /* before anything costs time */
     if (o->epochs < 1) return err_new(ERR_INPUT, "--epochs %lld: expected at least 1", (long long)o->epochs);
     if (o->dropout < 0 || o->dropout >= 1) return err_new(ERR_INPUT, "--dropout %g: expected 0 to less than 1", o->dropout);
     if (frozen && !train->n_labels) return err_new(ERR_INPUT, "--train features: expected rows of text and label");
     if (m->arch->encoder && !train->n_labels) return err_new(ERR_INPUT, "%s is an encoder: expected rows of text and label", m->arch->name);
     err bad = (frozen ? train_features : train_loop)(m, threads, train, held, out, o, each, ctx, r);
-    r->peak_bytes = mem_peak() + m->mapped_bytes;
+    r->planned_bytes = r->plan.total;
+    if (mem_peak() + m->mapped_bytes > r->peak_bytes) r->peak_bytes = mem_peak() + m->mapped_bytes; /* train_loop saw what was before it */
     return bad;
 }

@@ -41,6 +41,7 @@ typedef struct {
     char             *config;
     tune_log         *log;
     int               lock;                 /* of the folder, or -1 */
+    usize             base, peak;           /* counted memory as the run began; the most before plans were tried */
     double            started, saved;
     void            (*each)(void *, const train_step *);
     void             *ctx;
@@ -410,6 +411,7 @@ static err prepare(trainer *t, const tune_data *train, const tune_data *held)
     TRY(tune_config(t->m, t->o, train, t->rows, &t->config));
     TRY(adamw_new(&t->opt, &t->set));
     TRY(backend_cpu(&t->be, t->threads));
+    t->peak = mem_peak();
     TRY(open_learning(t));
     TRY(check_reached(t));
     TRY(remember_leaves(t));
@@ -417,47 +419,71 @@ static err prepare(trainer *t, const tune_data *train, const tune_data *held)
     return buffers(t);
 }
 
-static void finish(trainer *t)
+/* what only steps need: gone before the artifact is made, so that its copies do not come on top */
+static void drop_steps(trainer *t)
 {
     packing_close(t->train.pack);
     packing_close(t->held.pack);
     workspace_free(t->ws);
+    t->train.pack = t->held.pack = NULL, t->ws = NULL;
+    adamw_free(&t->opt);
+    for (usize i = 0; t->sum && i < t->set.n; i++) mem_free(t->sum[i]);
+    mem_free(t->sum), mem_free(t->best);
+    t->sum = NULL, t->best = NULL;
+}
+
+static void finish(trainer *t)
+{
+    drop_steps(t);
     if (t->be) backend_close(t->be);
     tune_log_close(t->log);
     file_unlock(t->lock);
     tune_packing_free(t->order);
-    adamw_free(&t->opt);
-    for (usize i = 0; t->sum && i < t->set.n; i++) mem_free(t->sum[i]);
-    mem_free(t->sum), mem_free(t->grad), mem_free(t->leaf), mem_free(t->weight), mem_free(t->seq), mem_free(t->best), mem_free(t->config);
+    mem_free(t->grad), mem_free(t->leaf), mem_free(t->weight), mem_free(t->seq), mem_free(t->config);
     mem_free(t->train.want), mem_free(t->held.want);
     way_free(&t->set);
 }
 
-static usize planned(const trainer *t)
+/* Everything that steps need is there already, untouched; what comes later is little, but for the scores of held-out labels. */
+static err planned(trainer *t, train_memory *p)
 {
-    usize n = plan_bytes(packing_plan(t->train.pack)) + 3 * sizeof(float) * (usize)way_count(&t->set) + t->m->packed_bytes + t->m->mapped_bytes;
-    if (t->held.pack) n += plan_bytes(packing_plan(t->held.pack));
-    return n;
+    const tune_data *d = t->train.d;
+    usize values = sizeof(float) * (usize)way_count(&t->set), order = 40 * d->n_samples + 24 * (usize)t->rows, metric;
+    usize steps = mem_now() + order + (t->held.d ? 40 * t->held.d->n_samples + 24 * (usize)t->rows : 0) + (512 << 10) + 256 * t->set.n;
+    TRY(metric_memory(t->m, t->threads, &t->set, FEATURE_LAST, d, t->held.d, &metric));
+    *p = (train_memory){.data = t->base - t->m->packed_bytes, .trained = values, .optimizer = 2 * values, .step = plan_bytes(packing_plan(t->train.pack)), .rows = t->rows, .recomputed = t->recomputed};
+    if (t->held.pack) p->step = (usize)i64_max((i64)p->step, (i64)plan_bytes(packing_plan(t->held.pack)));
+    if (t->sum) p->optimizer += values;
+    if (t->best) p->optimizer += values;
+    usize highest = t->base + values + metric;
+    highest = highest > steps ? highest : steps;
+    plan_total(p, t->m, highest > t->peak ? highest : t->peak);
+    return OK;
 }
 
 err train_loop(model *m, pool *threads, const tune_data *train, const tune_data *held, const char *out, const train_opts *o, void (*each)(void *, const train_step *), void *ctx, train_report *r)
 {
-    trainer t = {.m = m, .threads = threads, .o = o, .out = out, .each = each, .ctx = ctx, .lock = -1};
+    trainer t = {.m = m, .threads = threads, .o = o, .out = out, .each = each, .ctx = ctx, .lock = -1, .base = mem_now()};
     err bad = prepare(&t, train, held);
-    if (!bad.code) bad = resume(&t, r);
+    r->trainable = way_count(&t.set);
+    if (!bad.code) bad = planned(&t, &r->plan);
+    mem_peak_reset(); /* plans that did not fit, and that of the scores, were never touched */
+    if (bad.code || o->plan_only) return finish(&t), bad;
+    bad = resume(&t, r);
     if (!bad.code) {
         t.started = t.saved = clock_s();
-        r->trainable = way_count(&t.set), r->planned_bytes = planned(&t);
         if (!t.at.done) bad = loop(&t, r);
     }
     if (!bad.code) {
         r->tokens = t.at.tokens, r->steps = t.at.step, r->train_loss = t.at.train_loss, r->seconds = t.at.seconds;
         r->tokens_per_s = t.at.seconds > 0 ? (double)t.at.tokens / t.at.seconds : 0;
-        r->eval_loss = NAN;
         if (held) bad = evaluate(&t, &r->eval_loss);
     }
+    drop_steps(&t);
     if (!bad.code) bad = train_artifact(m, &t.set, o, train, out, r);
+    if (!bad.code) bad = train_effect(m, threads, &t.set, train, &r->effect);
     if (!bad.code && held) bad = train_metric(m, threads, &t.set, FEATURE_LAST, train, held, r);
+    r->peak_bytes = t.peak + m->mapped_bytes;
     finish(&t);
     return bad;
 }

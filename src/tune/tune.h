@@ -45,6 +45,7 @@ typedef struct {
     i64      patience;                      /* evaluations without a better loss before it stops; 0: never */
     bool     resume;                        /* go on from the last save; from the first step when nothing was saved yet */
     bool     force;                         /* a run that the folder holds gives way: its state at once, its artifact when there is a new one */
+    bool     plan_only;                     /* no step is made and nothing is written: the report holds the plan */
     const atomic_bool *cancel;              /* saves, then CANCELLED */
     bool     quiet;
 } train_opts;
@@ -53,11 +54,17 @@ typedef struct {
     double loss, lr, norm, eval_loss /* NaN: not measured here */, tokens_per_s, left_s;
     usize  bytes;
 } train_step;
+typedef struct { /* bytes at the highest point, known before the first step; `total` is the sum of the others */
+    usize model, data, trained, optimizer, step, rest, total; /* weights, mapped ones too; samples, tokenizer and what else there was; values; moments, sums, best; graphs */
+    i64   rows, recomputed;                 /* of a batch; blocks computed again */
+} train_memory;
 typedef struct {
     i64    trainable, tokens, steps;        /* tokens: rows of samples seen */
     double train_loss, eval_loss, seconds, tokens_per_s; /* losses: mean over the last epoch; of the held-out data, NaN without */
     classified metric;                      /* label data with held-out rows: metric.n > 0; confusion is owned */
-    usize  planned_bytes, peak_bytes, artifact_bytes; /* counted allocations and mapped weights, while it trained */
+    usize  planned_bytes, peak_bytes, artifact_bytes; /* counted allocations and mapped weights, from opening the model on */
+    train_memory plan;
+    double effect;                          /* largest change of a logit on the first sample; NaN: a model without logits, a classifier alone */
     bool   stopped_early, finished_before;  /* resumed a run that was complete */
 } train_report;
 
