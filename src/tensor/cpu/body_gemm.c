@@ -113,19 +113,23 @@ void BODY(body_gemm)(const float *w, i64 w_stride, int n_rows, const float *x, i
 #define STAY(v)                                                                                                                  \
     __asm__ volatile("" : "+v"(v)) /* in this order: compilers gather the loads of several steps and run out of registers */
 
-INLINE void outer_store(float *y, const vf s[LANES], i64 n, bool with)
+#define KEEP_POINTER(p) __asm__("" : "+r"(p)) /* one pointer with displacements: compilers make one of each row */
+#define NEAR_FLOATS 4096                      /* panels that stay in the first-level cache while rows pass: half of it */
+
+INLINE void outer_store(float *y, const float *plus, const vf s[LANES], i64 n)
 {
     if (n >= OUTER_LANES) {
-        UNROLLED(l, LANES) store(y + l * W, with ? load(y + l * W) + s[l] : s[l]);
+        UNROLLED(l, LANES) store(y + l * W, plus ? load(plus + l * W) + s[l] : s[l]);
         return;
     }
     float t[OUTER_LANES];
     UNROLLED(l, LANES) store(t + l * W, s[l]);
-    for (i64 j = 0; j < n; j++) y[j] = with ? y[j] + t[j] : t[j];
+    for (i64 j = 0; j < n; j++) y[j] = plus ? plus[j] + t[j] : t[j];
 }
 
-INLINE void outer_step(vf s[ROWS_AT_ONCE * PANEL_VECTORS], const float *const a[ROWS_AT_ONCE], i64 at, const float *b, i64 apart,
-                       int r, int n_panels)
+/* one term of r rows: factors a[i * step], or those of rows[i] at `at` */
+INLINE void outer_step(vf s[ROWS_AT_ONCE * PANEL_VECTORS], const float *a, const float *const *rows, i64 at, const float *b,
+                       i64 apart, int r, int n_panels)
 {
     vf bv[PANEL_VECTORS];
     UNROLLED(p, n_panels)
@@ -138,69 +142,116 @@ INLINE void outer_step(vf s[ROWS_AT_ONCE * PANEL_VECTORS], const float *const a[
     }
     UNROLLED(i, r)
     {
-        vf av = all(a[i][at]);
+        vf av = all(rows ? rows[i][at] : a[i]);
         STAY(av);
         UNROLLED(l, n_panels * LANES) s[i * PANEL_VECTORS + l] += av * bv[l];
         UNROLLED(l, n_panels * LANES) STAY(s[i * PANEL_VECTORS + l]);
     }
 }
 
-/* rows [row, row + r), panels [panel, panel + n_panels); r, n_panels and step are constants wherever this is inlined */
-INLINE void outer_pass(const outer_tile *o, int row, int r, i64 panel, int n_panels, i64 step)
+INLINE void outer_store_rows(const outer_block *o, const vf s[ROWS_AT_ONCE * PANEL_VECTORS], i64 row, int r, i64 col,
+                             int n_panels)
 {
-    vf s[ROWS_AT_ONCE * PANEL_VECTORS];
-    const float *a[ROWS_AT_ONCE];
-    const i64 apart = OUTER_LANES * o->n_steps;
-    const float *b = o->b + panel * apart;
-    UNROLLED(i, r)
-    {
-        a[i] = o->a[row + i];
-        for (int p = 0; p < n_panels; p++) {
-            if (o->add) __builtin_prefetch(o->y[row + i] + (panel + p) * OUTER_LANES, 1);
-            if (o->ahead[row + i]) __builtin_prefetch(o->ahead[row + i] + (panel + p) * OUTER_LANES);
-        }
-        UNROLLED(l, PANEL_VECTORS) s[i * PANEL_VECTORS + l] = (vf){0};
-    }
-    for (i64 at = 0, end = o->n_steps * step; at < end; at += step, b += OUTER_LANES) outer_step(s, a, at, b, apart, r, n_panels);
     UNROLLED(i, r)
     {
         UNROLLED(p, n_panels)
         {
-            i64 from = (panel + p) * OUTER_LANES;
-            outer_store(o->y[row + i] + from, s + i * PANEL_VECTORS + p * LANES, o->n - from, o->add);
+            i64 from = col + p * OUTER_LANES;
+            outer_store(o->y[row + i] + from, o->plus ? o->plus[row + i] + from : NULL, s + i * PANEL_VECTORS + p * LANES,
+                        o->n - from);
         }
     }
 }
 
-INLINE void outer_rows(const outer_tile *o, int row, int r, i64 step)
+/* rows [row, row + r), panels [panel, panel + n_panels); r, n_panels and mixed are constants wherever this is inlined */
+INLINE void outer_pass(const outer_block *o, i64 row, int r, i64 panel, int n_panels, bool mixed)
 {
-    i64 panels = (o->n + OUTER_LANES - 1) / OUTER_LANES, p = 0;
-    for (; p + PANELS <= panels; p += PANELS) outer_pass(o, row, r, p, PANELS, step);
-    if (PANELS > 1 && p < panels) outer_pass(o, row, r, p, 1, step);
+    vf s[ROWS_AT_ONCE * PANEL_VECTORS];
+    const float *rows[ROWS_AT_ONCE];
+    const i64 apart = OUTER_LANES * o->n_steps, col = panel * OUTER_LANES, n = o->n_steps;
+    const float *b = o->b + panel * apart;
+    UNROLLED(i, r)
+    {
+        if (!mixed) rows[i] = o->a[row + i];
+        for (int p = 0; p < n_panels; p++) {
+            __builtin_prefetch(o->y[row + i] + col + p * OUTER_LANES, 1);
+            if (o->plus) __builtin_prefetch(o->plus[row + i] + col + p * OUTER_LANES);
+        }
+        UNROLLED(l, PANEL_VECTORS) s[i * PANEL_VECTORS + l] = (vf){0};
+    }
+    if (mixed) {
+        const float *a = o->mixed + row / OUTER_ROWS * OUTER_ROWS * n + row % OUTER_ROWS;
+        i64 left = n;
+        for (; left >= 2; left -= 2, a += 2 * OUTER_ROWS, b += 2 * OUTER_LANES) {
+            KEEP_POINTER(a);
+            outer_step(s, a, NULL, 0, b, apart, r, n_panels);
+            outer_step(s, a + OUTER_ROWS, NULL, 0, b + OUTER_LANES, apart, r, n_panels);
+        }
+        if (left) outer_step(s, a, NULL, 0, b, apart, r, n_panels);
+    } else {
+        for (i64 at = 0; at < n; at++, b += OUTER_LANES) outer_step(s, NULL, rows, at, b, apart, r, n_panels);
+    }
+    outer_store_rows(o, s, row, r, col, n_panels);
 }
 
-INLINE void outer_all(const outer_tile *o, i64 step)
+INLINE void outer_rows(const outer_block *o, i64 row, int r, i64 panel, i64 end, bool mixed)
 {
-    int row = 0;
-    for (; row + ROWS_AT_ONCE <= o->n_rows; row += ROWS_AT_ONCE) outer_rows(o, row, ROWS_AT_ONCE, step);
-    switch (o->n_rows - row) {
-    case 1: outer_rows(o, row, 1, step); break;
-    case 2: outer_rows(o, row, 2, step); break;
+    for (; panel + PANELS <= end; panel += PANELS) outer_pass(o, row, r, panel, PANELS, mixed);
+    if (PANELS > 1 && panel < end) outer_pass(o, row, r, panel, 1, mixed);
+}
+
+/* All rows meet some panels before the next ones: what passes through the first-level cache are the rows, a third of a panel's
+ * bytes for each panel. */
+INLINE void outer_all(const outer_block *o, bool mixed)
+{
+    i64 panels = (o->n + OUTER_LANES - 1) / OUTER_LANES;
+    i64 some = i64_max(PANELS, NEAR_FLOATS / (OUTER_LANES * i64_max(1, o->n_steps)) / PANELS * PANELS);
+    for (i64 p = 0, end; p < panels; p = end) {
+        i64 row = 0;
+        end = i64_min(panels, p + some);
+        for (; row + ROWS_AT_ONCE <= o->n_rows; row += ROWS_AT_ONCE) outer_rows(o, row, ROWS_AT_ONCE, p, end, mixed);
+        switch (o->n_rows - row) {
+        case 1: outer_rows(o, row, 1, p, end, mixed); break;
 #if ROWS_AT_ONCE == 6
-    case 3: outer_rows(o, row, 3, step); break;
-    case 4: outer_rows(o, row, 4, step); break;
-    case 5: outer_rows(o, row, 5, step); break;
+        case 2: outer_rows(o, row, 2, p, end, mixed); break;
+        case 3: outer_rows(o, row, 3, p, end, mixed); break;
+        case 4: outer_rows(o, row, 4, p, end, mixed); break;
+        case 5: outer_rows(o, row, 5, p, end, mixed); break;
 #endif
-    default: break;
+        default: break;
+        }
     }
 }
 
-static void body_outer(const outer_tile *o)
+static void body_outer(const outer_block *o)
 {
-    if (o->a_step == 1)
-        outer_all(o, 1);
+    if (o->a)
+        outer_all(o, false);
     else
-        outer_all(o, OUTER_ROWS);
+        outer_all(o, true);
+}
+
+static void body_mix(const float *const *rows, i64 n_rows, i64 n, float *mixed)
+{
+    for (i64 row = 0; row < n_rows; row += OUTER_ROWS, mixed += OUTER_ROWS * n) {
+        const float *in[OUTER_ROWS];
+        for (i64 i = 0; i < OUTER_ROWS; i++) in[i] = rows[i64_min(row + i, n_rows - 1)];
+        i64 s = 0;
+        for (; s + 4 <= n; s += 4) {
+            __m128 a = _mm_loadu_ps(in[0] + s), b = _mm_loadu_ps(in[1] + s), c = _mm_loadu_ps(in[2] + s),
+                   d = _mm_loadu_ps(in[3] + s);
+            __m128 e = _mm_loadu_ps(in[4] + s), f = _mm_loadu_ps(in[5] + s), low = _mm_unpacklo_ps(e, f),
+                   high = _mm_unpackhi_ps(e, f);
+            float *to = mixed + s * OUTER_ROWS;
+            _MM_TRANSPOSE4_PS(a, b, c, d);
+            _mm_storeu_ps(to, a), _mm_storel_pi((__m64 *)(void *)(to + 4), low);
+            _mm_storeu_ps(to + 6, b), _mm_storeh_pi((__m64 *)(void *)(to + 10), low);
+            _mm_storeu_ps(to + 12, c), _mm_storel_pi((__m64 *)(void *)(to + 16), high);
+            _mm_storeu_ps(to + 18, d), _mm_storeh_pi((__m64 *)(void *)(to + 22), high);
+        }
+        for (; s < n; s++)
+            for (i64 i = 0; i < OUTER_ROWS; i++) mixed[s * OUTER_ROWS + i] = in[i][s];
+    }
 }
 
 static void body_turn(const float *rows, i64 stride, i64 n, float *panel)
@@ -224,5 +275,6 @@ void BODY(kern_body_gemm)(kern *k)
 {
     k->gemm = BODY(body_gemm);
     k->outer = body_outer;
+    k->mix = body_mix;
     k->turn = body_turn;
 }

@@ -57,16 +57,15 @@ typedef struct { /* query rows that see keys from one position on, all heads of 
 } attend_row;
 
 enum { OUTER_ROWS = 6, OUTER_LANES = 16 }; /* a tile: as many rows as registers hold; a panel's width */
-typedef struct {                            /* y[i][j] = or += sum of a[i][s * a_step] * b(j,s) */
-    const float *a[OUTER_ROWS];
-    i64          a_step;                    /* 1 or OUTER_ROWS (then the rows lie interleaved) */
+typedef struct {                            /* y[i][j] = plus[i][j] + sum of a(i,s) * b(j,s) */
+    const float *const *a;                  /* [n_rows] rows [n_steps], or NULL: */
+    const float *mixed;                     /* groups [OUTER_ROWS, n_steps] of these rows, one after another */
     const float *b;                         /* panels [OUTER_LANES, n_steps, panels]; what pads the last one is not used */
     i64          n_steps, n;                /* terms; values of a row of y */
-    float       *y[OUTER_ROWS];
-    int          n_rows;
-    bool         add;
-    const float *ahead[OUTER_ROWS];         /* read soon: the next tile's a, fetched a line with each panel; or NULL */
-} outer_tile;
+    float *const *y;                        /* [n_rows] rows [n] */
+    const float *const *plus;               /* [n_rows] rows [n], which may be y; or NULL: zeros */
+    i64          n_rows;
+} outer_block;
 
 typedef struct kern {
     cpu_level level;
@@ -103,7 +102,8 @@ typedef struct kern {
     /* body_gemm.c: products of training. One lane is one output, its terms are added one after another in the order of s, a product
      * and a sum rounded on their own: the same bits for any tile and level. A multiply-add in one instruction would give other
      * bits and no speed where, as on Zen, multiplications and additions have ports of their own. */
-    void  (*outer)(const outer_tile *);
+    void  (*outer)(const outer_block *);
+    void  (*mix)(const float *const *rows, i64 n_rows, i64 n, float *mixed); /* rows [n] to groups [OUTER_ROWS, n]; what pads the last one is anything */
     void  (*turn)(const float *rows, i64 stride, i64 n, float *panel); /* 16 rows of n -> [16, n] */
     /* body_decode.c: values [k_from, k_from + n), whole blocks, of the 8 rows of a group; row i to dst + i * stride. The bits of
      * weight_decode */

@@ -1,9 +1,10 @@
 /* tensor/cpu/steps_train.c - the float matrix products of training: MATMUL where a graph asks for float arithmetic, MATMUL_X and
  * MATMUL_W, with slots and without, over weights of any type and layout.
  *
- * All three are one kernel (kern.outer) over a block of at most 256 x 256 values in panels: of the weight, decoded once for all
- * columns (transposed when its rows are the outputs), or of x. The block stays in the second-level cache, the rows that meet it
- * pass through the first. Sums run in pieces of 256 terms, so their bits depend neither on blocks nor on threads, and for MATMUL
+ * All three are one kernel (kern.outer), blocked as by Goto and van de Geijn (2008): at most 256 x 1024 values in panels, of the
+ * weight, decoded once for all columns (transposed when its rows are the outputs), or of x; they lie in the third-level cache,
+ * and the first holds one of them at a time, which some rows meet that lie mixed in the second. Sums run in pieces of 256 terms,
+ * so their bits depend neither on blocks nor on threads, and for MATMUL
  * and MATMUL_X not on the number of rows either. Inference has its own float matmul (steps_matmul.c): dot products do better on
  * one column, and its bits must be the same for one row and for many. */
 #include "tensor/cpu/train.h"
@@ -30,14 +31,15 @@ area area_of(const cpu_run *r, i64 a, i64 a_unit, i64 b, i64 b_unit, i64 extra)
 i64 k_unit(const tensor *w) { return i64_max(OUTER_LANES, dtype_table[w->type].block); }
 bool train_weight(const tensor *w) { return w->type != F64 && w->type != I32 && (w->lay != LAYOUT_ROWS || tensor_contiguous(w)); }
 
-static i64 whole_panels(i64 n) { return (i64_min(n, BLOCK) + OUTER_LANES - 1) / OUTER_LANES * OUTER_LANES; }
+enum { WIDE = 1024, NEAR_ROWS = 192, THIN = 48 }; /* values in panels; rows that are mixed; so narrow that mixing does not pay */
+static i64 whole_panels(i64 n) { return (i64_min(n, WIDE) + OUTER_LANES - 1) / OUTER_LANES * OUTER_LANES; }
 usize product_scratch(i64 n_panel, i64 n_terms)
 {
-    return sizeof(float) * (usize)(whole_panels(n_panel) * i64_min(n_terms, BLOCK) + (OUTER_LANES + OUTER_ROWS) * BLOCK);
+    return sizeof(float) * (usize)(whole_panels(n_panel) * i64_min(n_terms, BLOCK) + (OUTER_LANES + NEAR_ROWS) * BLOCK);
 }
-/* scratch: OUTER_LANES rows of BLOCK, OUTER_ROWS times BLOCK, panels */
+/* scratch: OUTER_LANES rows of BLOCK, NEAR_ROWS times BLOCK, panels */
 static float *mixed_of(float *scratch) { return scratch + OUTER_LANES * BLOCK; }
-static float *panels_of(float *scratch) { return scratch + (OUTER_LANES + OUTER_ROWS) * BLOCK; }
+static float *panels_of(float *scratch) { return scratch + (OUTER_LANES + NEAR_ROWS) * BLOCK; }
 
 static float *row_at(float_rows f, i64 i) { return f.base + f.stride * (f.list ? f.list[i] : i); }
 
@@ -85,91 +87,103 @@ static float_rows with_zeros(float_rows from, i64 some, i64 n, float *dst)
     return (float_rows){dst, BLOCK, NULL};
 }
 
-/* y rows [from, to), values [y_at, y_at + n): terms [a_at, a_at + n_steps) of rows a. Their terms are copied: as they lie, at
+/* Rows [from, to) of y, values [y_at, y_at + n): terms [a_at, a_at + n_steps) of rows a. Their terms are copied: as they lie, at
  * distances that often are powers of two, they would push each other out of the first-level cache. */
-static void meet_rows(const cpu_run *r, float *scratch, outer_tile o, float_rows a, i64 a_at, float_rows y, i64 y_at, i64 from,
-                      i64 to)
+static void meet_rows(const cpu_run *r, float *scratch, outer_block o, float_rows a, i64 a_at, float_rows plus, float_rows y,
+                      i64 y_at, i64 from, i64 to)
 {
-    float *near = mixed_of(scratch); /* [n_steps, rows] */
-    o.a_step = 1;
-    for (i64 i = from; i < to; i += OUTER_ROWS) {
-        o.n_rows = (int)i64_min(OUTER_ROWS, to - i);
-        for (int j = 0; j < o.n_rows; j++) {
-            o.a[j] = memcpy(near + j * o.n_steps, row_at(a, i + j) + a_at, sizeof *near * (usize)o.n_steps);
-            o.y[j] = row_at(y, i + j) + y_at;
-            o.ahead[j] = i + j + OUTER_ROWS < to ? row_at(a, i + j + OUTER_ROWS) + a_at : NULL;
+    const float *terms[NEAR_ROWS], *add[NEAR_ROWS];
+    float *out[NEAR_ROWS];
+    o.y = out, o.plus = plus.base ? add : NULL;
+    for (i64 i = from; i < to; i += NEAR_ROWS) {
+        o.n_rows = i64_min(NEAR_ROWS, to - i);
+        for (i64 j = 0; j < o.n_rows; j++) {
+            terms[j] = row_at(a, i + j) + a_at, out[j] = row_at(y, i + j) + y_at;
+            if (o.plus) add[j] = row_at(plus, i + j) + y_at;
         }
+        if (o.n <= THIN)
+            o.a = terms;
+        else
+            r->k->mix(terms, o.n_rows, o.n_steps, mixed_of(scratch)), o.mixed = mixed_of(scratch);
         r->k->outer(&o);
     }
 }
 
-void product_y(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows x, float_rows y, area me)
+void product_y(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows x, float_rows plus, float_rows y, area me)
 {
     float *panels = panels_of(scratch);
     if (me.b_to <= me.b_from) return;
-    for (i64 n = me.a_from; n < me.a_to; n += BLOCK)
+    for (i64 n = me.a_from; n < me.a_to; n += WIDE)
         for (i64 at = 0; at < w->n[0]; at += BLOCK) {
-            i64 rows = i64_min(BLOCK, me.a_to - n), steps = i64_min(BLOCK, w->n[0] - at);
+            i64 rows = i64_min(WIDE, me.a_to - n), steps = i64_min(BLOCK, w->n[0] - at);
             for (i64 i = 0; i < rows; i += OUTER_LANES) {
                 i64 some = i64_min(OUTER_LANES, rows - i);
                 float_rows from = part_of_rows(r, w, slot, n + i, some, at, steps, scratch);
                 if (some < OUTER_LANES) from = with_zeros(from, some, steps, scratch);
                 r->k->turn(from.base, from.stride, steps, panels + i * steps);
             }
-            outer_tile o = {.b = panels, .n_steps = steps, .n = rows, .add = at > 0};
-            meet_rows(r, scratch, o, x, at, y, n, me.b_from, me.b_to);
+            meet_rows(r, scratch, (outer_block){.b = panels, .n_steps = steps, .n = rows}, x, at, at ? y : plus, y, n, me.b_from,
+                      me.b_to);
         }
 }
 
-void product_x(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows dy, float_rows dx, area me)
+void product_x(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows dy, float_rows plus, float_rows dx,
+               area me)
 {
     float *panels = panels_of(scratch);
     if (me.b_to <= me.b_from) return;
-    for (i64 at = me.a_from; at < me.a_to; at += BLOCK)
+    for (i64 at = me.a_from; at < me.a_to; at += WIDE)
         for (i64 n = 0; n < w->n[1]; n += BLOCK) {
-            i64 wide = i64_min(BLOCK, me.a_to - at), steps = i64_min(BLOCK, w->n[1] - n);
-            for (i64 s = 0; s < steps; s += OUTER_LANES) {
-                i64 some = i64_min(OUTER_LANES, steps - s), next = i64_min(OUTER_LANES, steps - s - some);
-                float_rows from = part_of_rows(r, w, slot, n + s, some, at, wide, scratch);
-                for (i64 j = 0; j < some; j++) {
-                    if (w->type == F32 && j < next) fetch_soon(row_at(from, j + some), wide);
-                    into_panels(panels, steps, s + j, row_at(from, j), wide);
+            i64 wide = i64_min(WIDE, me.a_to - at), steps = i64_min(BLOCK, w->n[1] - n);
+            for (i64 s = 0; s < steps; s += OUTER_LANES)
+                for (i64 part_at = 0; part_at < wide; part_at += BLOCK) {
+                    i64 some = i64_min(OUTER_LANES, steps - s), next = i64_min(OUTER_LANES, steps - s - some),
+                        k = i64_min(BLOCK, wide - part_at);
+                    float_rows from = part_of_rows(r, w, slot, n + s, some, at + part_at, k, scratch);
+                    for (i64 j = 0; j < some; j++) {
+                        if (w->type == F32 && j < next) fetch_soon(row_at(from, j + some), k);
+                        into_panels(panels + part_at * steps, steps, s + j, row_at(from, j), k);
+                    }
                 }
-            }
-            outer_tile o = {.b = panels, .n_steps = steps, .n = wide, .add = n > 0};
-            meet_rows(r, scratch, o, dy, n, dx, at, me.b_from, me.b_to);
+            meet_rows(r, scratch, (outer_block){.b = panels, .n_steps = steps, .n = wide}, dy, n, n ? dx : plus, dx, at,
+                      me.b_from, me.b_to);
         }
 }
 
-/* values [n, n + some) of rows [from, from + steps), those of one row side by side */
-static void mix(float *mixed, float_rows dy, i64 from, i64 steps, i64 n, int some)
+/* values [n, n + some) of rows [from, from + steps) to groups of OUTER_ROWS of them, those of one row side by side */
+static void mix_columns(float *mixed, float_rows dy, i64 from, i64 steps, i64 n, i64 some)
 {
-    for (i64 s = 0; s < steps; s++, mixed += OUTER_ROWS) {
+    for (i64 s = 0; s < steps; s++) {
         const float *row = row_at(dy, from + s) + n;
-        __builtin_prefetch(row + 2 * OUTER_ROWS);
-        if (some == OUTER_ROWS)
-            memcpy(mixed, row, sizeof *mixed * OUTER_ROWS);
-        else
-            memcpy(mixed, row, sizeof *mixed * (usize)some);
+        float *to = mixed + s * OUTER_ROWS;
+        i64 i = 0;
+        if (s + AHEAD < steps) fetch_soon(row_at(dy, from + s + AHEAD) + n, some);
+        for (; i + OUTER_ROWS <= some; i += OUTER_ROWS, to += OUTER_ROWS * steps) memcpy(to, row + i, sizeof *to * OUTER_ROWS);
+        if (i < some) memcpy(to, row + i, sizeof *to * (usize)(some - i));
     }
 }
 
 void product_w(const cpu_run *r, float *scratch, float_rows x, float_rows dy, i64 n_rows, float *dw, i64 k, bool add, area me)
 {
-    float *panels = panels_of(scratch), *mixed = mixed_of(scratch);
+    float *panels = panels_of(scratch), *mixed = mixed_of(scratch), *out[NEAR_ROWS];
     if (me.b_to <= me.b_from) return;
-    for (i64 at = me.a_from; at < me.a_to; at += BLOCK)
+    for (i64 at = me.a_from; at < me.a_to; at += WIDE)
         for (i64 from = 0; from < n_rows; from += BLOCK) {
-            i64 wide = i64_min(BLOCK, me.a_to - at), steps = i64_min(BLOCK, n_rows - from);
+            i64 wide = i64_min(WIDE, me.a_to - at), steps = i64_min(BLOCK, n_rows - from);
             for (i64 s = 0; s < steps; s++) {
                 if (s + AHEAD < steps) fetch_soon(row_at(x, from + s + AHEAD) + at, wide);
                 into_panels(panels, steps, s, row_at(x, from + s) + at, wide);
             }
-            outer_tile o = {.a_step = OUTER_ROWS, .b = panels, .n_steps = steps, .n = wide, .add = add || from > 0};
-            for (i64 n = me.b_from; n < me.b_to; n += OUTER_ROWS) {
-                o.n_rows = (int)i64_min(OUTER_ROWS, me.b_to - n);
-                mix(mixed, dy, from, steps, n, o.n_rows);
-                for (int j = 0; j < o.n_rows; j++) o.a[j] = mixed + j, o.y[j] = dw + (n + j) * k + at;
+            for (i64 n = me.b_from; n < me.b_to; n += NEAR_ROWS) {
+                outer_block o = {.mixed = mixed,
+                                 .b = panels,
+                                 .n_steps = steps,
+                                 .n = wide,
+                                 .y = out,
+                                 .n_rows = i64_min(NEAR_ROWS, me.b_to - n)};
+                mix_columns(mixed, dy, from, steps, n, o.n_rows);
+                for (i64 j = 0; j < o.n_rows; j++) out[j] = dw + (n + j) * k + at;
+                if (add || from) o.plus = (const float *const *)out;
                 r->k->outer(&o);
             }
         }
@@ -201,7 +215,9 @@ static void run_product(const step *s, const cpu_run *r)
     for (i64 i = 0; i < n_slots; i++) {
         i64 rows = slot ? list_rows(slot, i, list) : m;
         area me = area_of(r, y->n[0], unit, rows, OUTER_ROWS, w->type == F32 ? 2 : DECODE_COST);
-        if (rows) (y->op == OP_MATMUL ? product_y : product_x)(r, scratch, w, i, rows_of(x, list), rows_of(y, list), me);
+        if (rows)
+            (y->op == OP_MATMUL ? product_y : product_x)(r, scratch, w, i, rows_of(x, list), (float_rows){0}, rows_of(y, list),
+                                                         me);
     }
 }
 

@@ -4,7 +4,7 @@
 #include "tensor/cpu/cpu.h"
 #include <math.h>
 
-enum { BLOCK = 256 }; /* sums run in pieces of so many terms, each from zero, and the pieces are added in order; width of a block */
+enum { BLOCK = 256 }; /* sums run in pieces of so many terms, each from zero, and the pieces are added in order */
 typedef struct {      /* rows of floats: row i lies at base + stride * (list ? list[i] : i) */
     float     *base;
     i64        stride;
@@ -21,10 +21,10 @@ i64  k_unit(const tensor *w);      /* ranges of k begin at multiples of it */
 bool train_weight(const tensor *w); /* a type and layout these read */
 enum { DECODE_COST = 16 };         /* extra: decoding a value takes as long as so many multiply-adds */
 
-usize product_scratch(i64 n_panel, i64 n_terms); /* bytes; at most the two extents that BLOCK cuts */
-/* y[n,r] = sum_k w[k,n] x[k,r]; dx[k,r] = sum_n w[k,n] dy[n,r]; only rows b and n or k of a */
-void product_y(const cpu_run *, float *scratch, const tensor *w, i64 slot, float_rows x, float_rows y, area);
-void product_x(const cpu_run *, float *scratch, const tensor *w, i64 slot, float_rows dy, float_rows dx, area);
+usize product_scratch(i64 n_panel, i64 n_terms); /* bytes; the extent that lies in panels, the terms of a sum */
+/* y[n,r] = plus + sum_k w[k,n] x[k,r]; dx[k,r] = plus + sum_n w[k,n] dy[n,r]; only rows b and n or k of a; plus may have no base */
+void product_y(const cpu_run *, float *scratch, const tensor *w, i64 slot, float_rows x, float_rows plus, float_rows y, area);
+void product_x(const cpu_run *, float *scratch, const tensor *w, i64 slot, float_rows dy, float_rows plus, float_rows dx, area);
 /* dw[k,n] = or += sum of rows dy[n,r] x[k,r]; a: k, b: n */
 void product_w(const cpu_run *, float *scratch, float_rows x, float_rows dy, i64 n_rows, float *dw, i64 k, bool add, area);
 #endif
