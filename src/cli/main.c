@@ -22,6 +22,8 @@ const command command_table[] = {
     {"ask", "documents", "QUESTION --in COLLECTION", "an answer whose every sentence cites", "문서를 근거로 답합니다", "maru ask '연차는 며칠까지 이월할 수 있나요?' --in demo", cmd_ask, true},
     {"calibrate", "documents", "--in COLLECTION", "set when to say that the documents do not answer", "답하지 않을 기준을 정합니다", "maru calibrate --in demo", cmd_calibrate, true},
     {"tune", "adapt", "MODEL DATA -o OUT --train WAY", "teach a model; tune check DATA -m MODEL: what it would learn", "모델을 가르칩니다 (tune check: 무엇을 배울지)", "maru tune smollm2-135m samples/tune/reviews.tsv -o /tmp/reviews --train lora:8", cmd_tune, true},
+    {"tokenizer", "adapt", "train TEXT... -o OUT --size N", "learn a vocabulary", "글에서 어휘를 배웁니다", "maru tokenizer train README.md -o vocab.gguf --size 512", cmd_tokenizer},
+    {"new", "adapt", "--arch A --shape S -o OUT", "an untrained model", "배우지 않은 모델을 만듭니다", "maru new --arch llama --shape tiny --vocab smollm2-135m -o new.gguf", cmd_new},
     {"convert", "adapt", "IN OUT", "a Hugging Face folder into a GGUF, a GGUF into a folder", "허깅 페이스 폴더와 GGUF를 서로 바꿉니다", "maru convert smollm2-135m smollm2-folder", cmd_convert},
     {"merge", "adapt", "MODEL ADAPTER[:SCALE]... -o OUT", "an adapter into the weights, and what that costs", "어댑터를 가중치에 합치고 그 오차를 알립니다", "maru merge smollm2-135m /tmp/reviews -o reviews.gguf", cmd_merge},
     {"quantize", "adapt", "IN OUT --type T", "a model in fewer bits, and what that costs", "모델을 적은 비트로 줄이고 그 값을 알립니다", "maru quantize smollm2-135m /tmp/small.gguf --type q4_0 --requantize", cmd_quantize, true},

@@ -149,6 +149,11 @@ typedef struct { i64 tensors, widened /* quantised ones that became F32 */; } co
 err model_convert(const char *in, const char *out, convert_report *); /* a folder -> GGUF, a GGUF -> folder */
 err model_to_folder(const model *, const char *out, convert_report *);
 
+/* ---- new.c: an untrained model (form "d=256,layers=6,...", or a preset; vocab: a file or NULL when the form names it), and a
+ * vocabulary as a GGUF without tensors; end: the token that ends a text, -1: none ---- */
+err model_new(const char *out, const char *arch, const char *form, const char *vocab, u64 seed, i64 *parameters);
+err vocab_save(const char *out, const trained_vocab *, const char *pre, usize n_special, i64 end);
+
 #include "model/adapter.h" /* adapters as files, merging, names of tensors */
 
 /* ---- packing.c: sequences one after another in the rows of a batch, without a cache. One thread, as its workspace. ---- */

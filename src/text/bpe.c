@@ -142,13 +142,21 @@ void bpe_piece_bytes(const tokenizer *t, str piece, buf *out)
 /* ---- from metadata ------------------------------------------------------------------------------------------------------ */
 /* Printable bytes of Latin-1 stand for themselves, the others in their order for the characters from U+0100 on (GPT-2's
  * encoder), so that every piece is readable text without white space. */
+static bool is_printable(u32 b) { return (b >= '!' && b <= '~') || (b >= 0xA1 && b != 0xAD); }
+
+u32 bpe_byte_char(u32 byte)
+{
+    u32 c = 256;
+    if (is_printable(byte)) return byte;
+    for (u32 b = 0; b < byte; b++) c += !is_printable(b);
+    return c;
+}
+
 static void byte_chars(tokenizer *t)
 {
-    u32 next = 256;
     memset(t->byte_of, 0xFF, sizeof t->byte_of);
     for (u32 b = 0; b < 256; b++) {
-        bool printable = (b >= '!' && b <= '~') || (b >= 0xA1 && b != 0xAD);
-        t->char_of[b] = printable ? b : next++;
+        t->char_of[b] = bpe_byte_char(b);
         t->byte_of[t->char_of[b]] = (i16)b;
         char z[4];
         i32 id = vocab_find(&t->v, (str){z, utf8_put(z, t->char_of[b])});

@@ -61,6 +61,15 @@ int  tokenizer_pre_patterns(const char *name, buf out[PRE_STAGES], bool *whole_w
 bool tokenizer_pre_find(const str *pattern, usize n, bool whole_words, char name[32]); /* of exactly these; false: none */
 err  detokenize(const tokenizer *, const i32 *id, usize n, bool special, buf *out); /* leading space of SentencePiece removed as the model does */
 
+/* ---- learning a vocabulary (train.c): byte-level BPE. Ids: the special tokens, the 256 bytes, then what the merges make. ---- */
+typedef struct {
+    arena *own;
+    str   *token, *merge;                   /* [n_tokens], [n_merges] "left right" */
+    i64    n_tokens, n_merges;              /* fewer than asked for when no pair occurs twice */
+} trained_vocab;
+err  bpe_train(str text, const char *pre, const str *special, usize n_special, i64 size, trained_vocab *);
+void trained_vocab_free(trained_vocab *);
+
 /* A streaming decoder: bytes of an unfinished character are held back until it is complete; what can never become one is
  * given out as U+FFFD. For every split of a valid text the concatenation of the outputs is the text. */
 typedef struct {

@@ -148,6 +148,7 @@ struct tokenizer {
 };
 
 err bpe_new(tokenizer *, const token_source *);
+u32 bpe_byte_char(u32 byte); /* the character that stands for it in pieces */
 err bpe_encode(encoder *, str text);
 err bpe_word(encoder *, str word);
 void bpe_piece_bytes(const tokenizer *, str piece, buf *out);
