@@ -10,6 +10,7 @@ typedef struct {
     cli *c;
     const tune_data *d;
     const tokenizer *tok;
+    const char *path, *way;
     i64 show, batch_tokens;
     bool colour;
 } report;
@@ -115,7 +116,7 @@ static void lengths(const report *r, const u32 *sorted, usize n)
 static err print_packing(const report *r, u32 longest)
 {
     tune_packing *p = NULL;
-    tune_pack_opts o = {.batch_tokens = r->batch_tokens, .seed = (u64)r->c->seed};
+    tune_pack_opts o = {.batch_tokens = r->batch_tokens ? r->batch_tokens : i64_max(1024, longest), .seed = (u64)r->c->seed};
     TRY(tune_packing_new(&p, r->d, &o));
     i64 rows = 0;
     for (usize i = 0; i < p->n_packs; i++) rows += p->pack[i].rows;
@@ -214,6 +215,46 @@ static void problems(const report *r)
     json_set(r->c->out, "refused", json_integer((json_int_t)r->d->n_refused));
 }
 
+static void print_plan(const report *r, const train_report *t)
+{
+    const train_memory *p = &t->plan;
+    const double gib = 1 << 30;
+    json_set(r->c->out, "plan",
+             json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "way", r->way, "bytes", (json_int_t)p->total, "model", (json_int_t)p->model,
+                       "data", (json_int_t)p->data, "trained", (json_int_t)p->trained, "optimizer", (json_int_t)p->optimizer, "step",
+                       (json_int_t)p->step, "rest", (json_int_t)p->rest, "trainable", (json_int_t)t->trainable, "batch_rows",
+                       (json_int_t)p->rows, "recomputed", (json_int_t)p->recomputed));
+    if (r->c->json) return;
+    printf("\n%s  %s: %.2f GiB\n", L("메모리 계획", "memory plan"), r->way, (double)p->total / gib);
+    printf("  %s %.2f, %s %.2f, %s %.2f (%lld), %s %.2f, %s %.2f", L("모델", "model"), (double)p->model / gib, L("자료", "data"),
+           (double)p->data / gib, L("학습하는 수", "trained"), (double)p->trained / gib, (long long)t->trainable, L("최적화기", "optimizer"),
+           (double)p->optimizer / gib, L("걸음", "a step"), (double)p->step / gib);
+    if (p->rows) printf(L(" (%lld 행, 다시 계산하는 블록 %lld)", " (%lld rows, %lld blocks computed again)"), (long long)p->rows, (long long)p->recomputed);
+    printf(", %s %.2f\n", L("나머지", "rest"), (double)p->rest / gib);
+}
+
+/* What training would take, by making its plans over the whole model and looking at them. A model that cannot be opened has no plan,
+ * and its data can be checked all the same. */
+static err plan_of(const report *r)
+{
+    pool *threads = NULL;
+    model *m = NULL;
+    train_report t = {0};
+    train_opts o = {.epochs = 1, .warmup = -1, .clip = 1, .rslora = -1, .recompute = -1, .batch_tokens = r->batch_tokens, .plan_only = true, .quiet = true, .seed = (u64)r->c->seed};
+    TRY(tune_way_parse(r->way, &o.way));
+    err bad = pool_new(&threads, (int)r->c->threads);
+    if (!bad.code) bad = model_open(&m, r->path, threads);
+    if (!bad.code) bad = tune_train(m, threads, r->d, NULL, "", &o, NULL, NULL, &t);
+    if (!bad.code) print_plan(r, &t);
+    else {
+        json_set(r->c->out, "plan", json_pack("{s:s,s:s}", "way", r->way, "error", bad.what));
+        if (!r->c->json) printf("\n%s  %s: ", L("메모리 계획", "memory plan"), r->way), cli_shown(stdout, bad.what), printf("\n");
+    }
+    model_close(m);
+    pool_free(threads);
+    return bad.code == ERR_CANCELLED ? bad : OK;
+}
+
 static err print_all(report *r)
 {
     const tune_data *d = r->d;
@@ -232,6 +273,7 @@ static err print_all(report *r)
     if (d->n_samples) {
         lengths(r, sorted, d->n_samples);
         bad = print_packing(r, sorted[d->n_samples - 1]);
+        if (!bad.code && !d->n_refused) bad = plan_of(r);
     }
     problems(r);
     mem_free(sorted);
@@ -244,11 +286,11 @@ err cmd_tune_check(cli *c, int argc, char **argv)
     report r = {.c = c, .show = 3, .colour = isatty(1)};
     tune_opts o = {0};
     option opt[] = {{"-m --model", "MODEL", "whose tokenizer and template are used", OPT_STR, &name},
-                    {"--train", "WAY", "as of tune: features and head learn classes, the others words", OPT_STR, &way},
+                    {"--train", "WAY", "whose plan of memory is shown (lora); features learn classes, the others words", OPT_STR, &way},
                     {"--template", "TEXT", "of rows with a label, with {text} in it", OPT_STR, &o.template},
                     {"--labels", "L=WORD,...", "labels and the words that stand for them", OPT_STR, &o.labels},
                     {"--ctx", "N", "most tokens of a sample (2048, or the model's context)", OPT_I64, &o.ctx},
-                    {"--batch-tokens", "N", "most tokens of a batch (2048)", OPT_I64, &r.batch_tokens},
+                    {"--batch-tokens", "N", "rows of a batch (1024)", OPT_I64, &r.batch_tokens},
                     {"--truncate", NULL, "too long samples lose their end", OPT_FLAG, &o.truncate},
                     {"--special", NULL, "control tokens written in text, prompt and completion are meant", OPT_FLAG, &o.special},
                     {"--show", "N", "samples to print (3)", OPT_I64, &r.show}};
@@ -259,20 +301,19 @@ err cmd_tune_check(cli *c, int argc, char **argv)
     PARSE(c, opt, 2, 10000);
     if (!name) return cli_missing("-m MODEL");
     if (o.ctx < 0 || r.batch_tokens < 0) return err_new(ERR_INPUT, "--ctx and --batch-tokens: expected numbers above 0");
-    if (way) {
-        tune_way parsed;
-        TRY(tune_way_parse(way, &parsed));
-        o.head = parsed.kind == WAY_FEATURES || parsed.kind == WAY_HEAD;
-    }
+    tune_way parsed;
+    r.way = way ? way : "lora";
+    TRY(tune_way_parse(r.way, &parsed));
     err bad = model_resolve(&path, name);
     if (!bad.code) bad = model_open_tokenizer(&m, path);
+    if (!bad.code) o.head = parsed.kind == WAY_FEATURES || (m->arch && m->arch->encoder);
     if (!bad.code && m->arch && m->file) {
         snprintf(key, sizeof key, "%s.context_length", m->arch->name);
         m->h.n_ctx = i64_max(0, file_i64_or(m->file, key, 0)); /* the rest of the file is not needed here */
     }
     if (!bad.code) bad = tune_data_open(&d, m, c->arg.v + 1, c->arg.n - 1, &o);
     if (!bad.code) {
-        r.d = d, r.tok = m->tok;
+        r.d = d, r.tok = m->tok, r.path = path;
         c->report = true;
         bad = print_all(&r);
     }

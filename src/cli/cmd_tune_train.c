@@ -80,6 +80,7 @@ static json_t *report_json(const train_opts *o, const train_report *r, const tun
     json_set(j, "samples", json_integer((json_int_t)d->n_samples));
     json_set(j, "seconds", json_f(r->seconds));
     json_set(j, "peak_bytes", json_integer((json_int_t)r->peak_bytes));
+    json_set(j, "effect", json_f(r->effect));
     json_set(j, "planned_bytes", json_integer((json_int_t)r->planned_bytes));
     json_set(j, "artifact", json_cstr(out));
     json_set(j, "artifact_bytes", json_integer((json_int_t)r->artifact_bytes));
@@ -97,6 +98,7 @@ static void report_print(const train_opts *o, const train_report *r, const model
         printf("%s\n", L("출력 행렬은 임베딩과 떨어진 새 행렬입니다", "the output matrix is no longer tied to the embeddings: it is a matrix of its own"));
     printf("%s %.4f", L("학습 손실", "training loss"), r->train_loss);
     if (isfinite(r->eval_loss)) printf("  %s %.4f", L("따로 둔 자료", "held-out loss"), r->eval_loss);
+    if (isfinite(r->effect)) printf("  %s %.3g", L("로짓의 최대 변화", "largest change of a logit"), r->effect);
     if (r->metric.n) printf("  %s %.4f [%.4f, %.4f]  macro F1 %.4f", L("정확도", "accuracy"), r->metric.accuracy, r->metric.accuracy_ci.low, r->metric.accuracy_ci.high, r->metric.macro_f1);
     printf("\n%lld %s, %.1f s, %.0f tok/s, %s %.2f GiB (%s %.2f), %s (%.1f MB)\n", (long long)r->tokens, L("토큰", "tokens"), r->seconds, r->tokens_per_s, L("최대 메모리", "peak"), (double)r->peak_bytes / (1 << 30),
            L("계획", "planned"), (double)r->planned_bytes / (1 << 30), out, (double)r->artifact_bytes / 1e6);

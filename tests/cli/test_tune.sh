@@ -25,13 +25,18 @@ if [ -z "$smol" ]; then echo "skipped: smollm2-135m is not here"; echo "[  SKIPP
 form=(--template '{text}\nfeeling:' --labels '부정= bad,긍정= good')
 learns() {
   run tune "$smol" samples/tune/reviews.tsv --eval samples/tune/reviews.tsv -o "$work/a" --train lora:4 --lr 2e-3 --epochs 4 "${form[@]}" --json
-  [ $code = 0 ] && json "o['way']=='lora:4' and o['trainable']==1221120 and o['tokens']>0 and o['eval_loss']<o['train_loss'] and o['metric']['n']==12 and o['planned_bytes']>0 and o['artifact']=='$work/a' and o['artifact_bytes']>0" &&
+  [ $code = 0 ] && json "o['way']=='lora:4' and o['trainable']==1221120 and o['tokens']>0 and o['eval_loss']<o['train_loss'] and o['metric']['n']==12 and o['planned_bytes']>=o['peak_bytes']>0 and o['effect']>0.01 and o['artifact']=='$work/a' and o['artifact_bytes']>0" &&
     [ "$(wc -l <"$work/a/log.jsonl")" = 4 ] && [ -s "$work/a/curves.svg" ] && cp "$work/out" "$work/first"
 }
 finished() { # --resume of a finished run succeeds and changes nothing
   sha256sum "$work/a/adapter_model.safetensors" >"$work/sum"
   run tune "$smol" samples/tune/reviews.tsv --eval samples/tune/reviews.tsv -o "$work/a" --train lora:4 --lr 2e-3 --epochs 4 "${form[@]}" --resume --json
   [ $code = 0 ] && json "o['eval_loss']==json.load(open('$work/first'))['eval_loss']" && sha256sum -c --quiet "$work/sum"
+}
+again() { # what is there is not replaced unasked; two ways at once are none
+  sha256sum "$work/a/adapter_model.safetensors" "$work/a/state.safetensors" >"$work/sum"
+  run tune "$smol" samples/tune/reviews.tsv -o "$work/a" --train lora:4 "${form[@]}" --json; [ $code = 2 ] && json "'--resume' in o['error']['message'] and '--force' in o['error']['message']" && sha256sum -c --quiet "$work/sum" || return 1
+  run tune "$smol" samples/tune/reviews.tsv -o "$work/a" --train lora:4 "${form[@]}" --resume --force; [ $code = 2 ]
 }
 other_run() { run tune "$smol" samples/tune/reviews.tsv -o "$work/a" --train lora:4 --lr 1e-3 --epochs 4 "${form[@]}" --resume --json; [ $code = 2 ] && json "'lr' in o['error']['message']"; }
 classifies() { # the form and the words come with the adapter
@@ -52,6 +57,7 @@ stops() { # the first Ctrl-C saves, --resume goes on
 ok lora_learns learns
 ok finished_run_is_left_alone finished
 ok another_run_is_not_resumed other_run
+ok a_run_is_not_replaced_unasked again
 ok adapter_brings_form_and_words classifies
 ok features_of_four_blocks features
 ok adapter_serves serves

@@ -27,6 +27,13 @@ refuses() { printf '{"messages":[{"role":"user","content":"q"}]}\n{bad\n' >"$wor
 notes() { printf '{"prompt":"a<|im_end|>b","completion":"c"}\n' >"$work/note.jsonl"; check "$work/note.jsonl" -m "$smol" --json; [ $code = 0 ] && json "o['problems'][0]['kind']=='special-text' and not o['problems'][0]['refused']"; }
 absent() { check "$work/nosuch.jsonl" -m "$smol" --json; [ $code = 11 ] && json "o['error']['code']=='NOTFOUND'"; }
 too_long() { check samples/tune/chat.jsonl -m "$smol" --ctx 60 --json; [ $code = 3 ] && json "any(p['kind']=='too-long' for p in o['problems'])" && check samples/tune/chat.jsonl -m "$smol" --ctx 152 --truncate --json && [ $code = 0 ] && json "o['lengths']['max']==152 and o['problems'][0]['kind']=='truncated'"; }
+plans() { # bytes of the way asked, lora when none is
+  check samples/tune/chat.jsonl -m "$smol" --json && json "o['plan']['way']=='lora' and o['plan']['trainable']==4884480 and o['plan']['bytes']==sum(o['plan'][k] for k in ('model','data','trained','optimizer','step','rest'))" || return 1
+  check samples/tune/chat.jsonl -m "$smol" --train prompt:4 --json && json "o['plan']['trainable']==4*576 and 0<o['plan']['step']<o['plan']['bytes']" || return 1
+  check samples/tune/reviews.tsv -m "$smol" --train features && grep -q 'memory plan  features: 0\.' "$work/out" || return 1
+  check samples/tune/chat.jsonl -m "$smol" --train features; [ $code = 0 ] && grep -q 'memory plan  features: .*expected rows of text and label' "$work/out"
+}
+ok memory_is_planned plans
 ok conversations chats
 ok masks_in_brackets masks
 ok labels_and_words labels
