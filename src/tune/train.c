@@ -174,16 +174,26 @@ static err put_pack(trainer *t, side *s, const tune_packing *p, usize pack, doub
     return packing_put(s->pack, &s->io, t->seq, (int)k->n);
 }
 
+/* the first trained matrix that holds something that is no number, or NULL */
+static const char *spoilt(const trained_set *set)
+{
+    for (usize i = 0; i < set->n; i++)
+        for (i64 j = 0, n = set->t[i].k * set->t[i].n; j < n; j++)
+            if (!isfinite(set->t[i].data[j])) return set->t[i].name[0] ? set->t[i].name : "what is trained";
+    return NULL;
+}
+
 /* names the samples of a batch whose loss is not a number */
 static err not_finite(trainer *t, side *s, const tune_packing *p, usize pack, const char *what)
 {
     const tune_pack *k = &p->pack[pack];
     buf b = {0};
+    const char *where = spoilt(&t->set);
     for (usize i = 0; i < k->n && i < 8; i++) {
         const tune_sample *x = &s->d->sample[p->sample[k->first + i]];
         buf_fmt(&b, "%s%s:%u", i ? ", " : "", s->d->file[x->file].path, x->line);
     }
-    err bad = err_new(ERR_FORMAT, "%s is not finite in step %lld (samples %s%s): a lower --lr may help; the state of the last save is kept", what, (long long)t->at.step + 1, buf_cstr(&b), k->n > 8 ? " ..." : "");
+    err bad = err_new(ERR_FORMAT, "%s is not finite in step %lld (%s%ssamples %s%s): a lower --lr may help; the state of the last save is kept", what, (long long)t->at.step + 1, where ? where : "", where ? " holds values that are not; " : "", buf_cstr(&b), k->n > 8 ? " ..." : "");
     buf_free(&b);
     return bad;
 }
