@@ -37,7 +37,7 @@ builder builder_begin(graph *g, const model *m, const batch_shape *s, model_io *
     io->span = input(g, I32, (shape){{3, s->rows}}, "span");
     if (s->adapters) io->adapter = input(g, I32, (shape){{s->rows}}, "adapter slots");
     if (drops) io->drop_key = input(g, I32, (shape){{2}}, "dropout seed and step");
-    return (builder){.g = g, .m = m, .adapters = s->adapters, .train = s->train, .slot = io->adapter, .drop_key = io->drop_key};
+    return (builder){.g = g, .m = m, .adapters = s->adapters, .train = s->train, .slot = io->adapter, .drop_key = io->drop_key, .shape = s};
 }
 
 static const adapter_pair *pair_of(const adapter_set *set, const char *name)
@@ -47,21 +47,22 @@ static const adapter_pair *pair_of(const adapter_set *set, const char *name)
     return NULL;
 }
 
-static tensor *trained_pair_of(builder *b, tensor *x, const char *name)
+/* y with its trained pair, if it has one */
+static tensor *with_pair(builder *b, tensor *x, tensor *y, const char *name)
 {
     const trained *t = trained_find(b->train, TRAIN_A, name);
-    if (!t) return NULL;
+    if (!t) return y;
     if (b->drop_key && t->dropout > 0) x = dropout(b->g, x, b->drop_key, t->dropout, b->site++);
     tensor *down = trained_leaf(b, TRAIN_A, name), *up = trained_leaf(b, TRAIN_B, name);
-    return matmul(b->g, scale(b->g, matmul(b->g, x, down), t->scale), up);
+    return matmul_add(b->g, scale(b->g, matmul(b->g, x, down), t->scale), up, y);
 }
 
 tensor *linear(builder *b, tensor *x, const model_weight *w, const model_weight *bias)
 {
+    if (b->shape->product) b->shape->product(b->shape->product_ctx, b->g, x, w->name);
     tensor *y = named(matmul(b->g, x, leaf_of(b, w)), "%s", w->name);
     if (bias && bias->data) y = add(b->g, y, leaf_of(b, bias));
-    tensor *pair = trained_pair_of(b, x, w->name);
-    if (pair) y = add(b->g, y, pair);
+    y = with_pair(b, x, y, w->name);
     const adapter_pair *p = pair_of(b->adapters, w->name);
     if (!p) return y;
     i64     s = b->adapters->n_slots;

@@ -12,6 +12,7 @@ typedef struct {
     tensor            *slot;                /* [rows] adapter slot of each row */
     tensor            *drop_key;            /* or NULL */
     u32                site;                /* dropouts so far */
+    const batch_shape *shape;
 } builder;
 builder builder_begin(graph *, const model *, const batch_shape *, model_io *); /* makes the inputs that every graph has */
 tensor *leaf_of(builder *, const model_weight *);       /* NULL when the model has none */

@@ -118,6 +118,8 @@ typedef struct {
     i64  features;                          /* outputs of the last n blocks, pooled by `pool` over seq_span; 0: none, at most 4 */
     pool_kind pool;                         /* of features and classes */
     tensor **blocks;                        /* [n_layer] or NULL: filled with the outputs of the blocks */
+    void (*product)(void *ctx, graph *, tensor *x, const char *weight_name); /* or NULL: sees x of each product while the graph is built */
+    void *product_ctx;
 } batch_shape;
 typedef struct { /* inputs are I32; a padding row has id -1, slot -1, span {0,0,0} */
     tensor *ids;                            /* [rows] token ids, -1: none (padding or a given vector) */
