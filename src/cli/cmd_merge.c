@@ -49,7 +49,7 @@ err cmd_merge(cli *c, int argc, char **argv)
     merging g = {0};
     merge_report r;
     dtype to = DTYPE_COUNT;
-    option opt[] = {{"-o --output", "OUT", "the merged GGUF", OPT_STR, &out},
+    option opt[] = {{"-o --output", "OUT", "the merged model: NAME.gguf, or a new folder for Hugging Face's libraries", OPT_STR, &out},
                     {"--type", "T", "of the changed tensors: f32, f16, q8_0 ... (as they are)", OPT_STR, &type},
                     {"--limit", "NATS", "the largest divergence from the unmerged model (0.01)", OPT_F64, &limit},
                     {"--force", NULL, "writes it whatever it costs", OPT_FLAG, &force}};
@@ -62,6 +62,8 @@ err cmd_merge(cli *c, int argc, char **argv)
                        L("--type %s: 모르는 형식입니다 (f32, f16, bf16, q8_0, q4_k ...)",
                          "--type %s: no such type (f32, f16, bf16, q8_0, q4_k ...)"),
                        type);
+    if (file_exists(out) && !str_ends(str_of(out), S(".gguf")))
+        return err_new(ERR_INPUT, L("%s이(가) 이미 있습니다: 새 폴더의 이름이어야 합니다", "%s is there already: expected NAME.gguf or the name of a new folder"), out);
     if (file_is_dir(out)) return err_new(ERR_INPUT, L("%s은(는) 폴더입니다", "%s is a folder, expected a name for a GGUF"), out);
     err bad = load_all(c, &g, c->arg.v[0]);
     if (!bad.code) {

@@ -66,8 +66,9 @@ typedef struct {
     i64    tokens, changed;                 /* tokens compared; tensors written anew */
     usize  bytes;
 } merge_report;
-/* Writes the model's GGUF with the adapters in its weights, re-encoded in their own type, or in `type` (DTYPE_COUNT: their own).
- * INPUT above `limit` nats unless force: nothing is written then, the report is filled all the same. */
+/* Writes the model with the adapters in its weights, re-encoded in their own type, or in `type` (DTYPE_COUNT: their own): a GGUF when
+ * the name ends in .gguf, else a new Hugging Face folder. INPUT above `limit` nats unless force: nothing is written then, the
+ * report is filled all the same. */
 err  adapter_merge(const model *, const adapter_mix *, const char *out, dtype type, double limit, bool force, pool *, merge_report *);
 
 /* ---- names (names.c): Hugging Face's for GGUF's, of the architectures of arch.c --------------------------------------------- */

@@ -4,6 +4,7 @@
  * file is measured before it gets its name: both models read one text in float arithmetic, and the Kullback-Leibler divergence of
  * their next-token distributions is held against a limit. Everything else of the file is copied byte for byte. */
 #include "model/adapter_inside.h"
+#include "model/arch.h"
 #include <math.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -253,6 +254,18 @@ static err measure(const merger *g, const char *path)
     return bad;
 }
 
+/* The measured file gets its name, or becomes a folder of that name. */
+static err name_it(const char *measured, const char *out)
+{
+    model *m;
+    convert_report r = {0};
+    if (str_ends(str_of(out), S(".gguf"))) return rename(measured, out) ? err_os("%s: cannot get its name", out) : OK;
+    TRY(model_open_mapped(&m, measured));
+    err bad = model_to_folder(m, out, &r);
+    model_close(m);
+    return bad;
+}
+
 err adapter_merge(const model *m, const adapter_mix *mix, const char *out, dtype type, double limit, bool force, pool *threads,
                   merge_report *report)
 {
@@ -274,8 +287,8 @@ err adapter_merge(const model *m, const adapter_mix *mix, const char *out, dtype
                           "merging moves the model by %.4f nats for each token (limit %.4f, largest change of a logit %.3f): "
                           "nothing is written; --type f16 keeps more, --force writes it all the same",
                           report->kld, limit, report->max_abs_logit);
-        if (!bad.code && rename(path, out)) bad = err_os("%s: cannot get its name", out);
-        if (bad.code) unlink(path);
+        if (!bad.code) bad = name_it(path, out);
+        if (file_exists(path)) unlink(path);
     }
     buf_free(&unmeasured);
     return bad;
