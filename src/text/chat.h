@@ -5,6 +5,7 @@
  *   chat_value.c  values, strings with provenance, comparing              chat_run.c     statements, macros, loops
  *   chat_text.c   values as text: str(), repr, numbers, Unicode case       chat_filter.c  filters of texts and numbers
  *   chat_method.c methods and global functions                            chat_select.c  filters of lists; tests
+ *   chat_format.c % and str.format                                       chat_more.c    filters seldom used
  *   chat.c        the door: new, render
  *
  * Values are immutable (as in Jinja's immutable sandbox; namespaces are the one exception), so strings and lists share
@@ -120,6 +121,7 @@ struct chat_list {
     u32 n, cap;
     u8 flavour;
     bool spent; /* LIST_LAZY that was iterated */
+    bool group; /* a tuple of |groupby: .grouper, .list */
 };
 typedef struct {
     u64 hash;
@@ -157,6 +159,7 @@ struct chat_callable {
     const char *what; /* "function", "method" */
 };
 extern const chat_builtin chat_list_filters[]; /* chat_select.c; ends with a NULL name */
+extern const chat_builtin chat_more_filters[]; /* chat_more.c */
 const chat_builtin *chat_row_find(const chat_builtin *rows, str name);
 const chat_builtin *chat_filter_find(str name);
 const chat_builtin *chat_test_find(str name);
@@ -385,8 +388,9 @@ void chat_put_repr(chat_build *, chat_eval *, chat_value, int depth);
 chat_value chat_built(chat_build *, chat_eval *, chat_origin, bool markup);
 chat_value chat_to_string(chat_eval *, chat_value); /* str(v), always V_STRING unless failed */
 void chat_float_text(double, char out[40]);         /* Python's repr */
+bool chat_printable(u32 c);                         /* Python's str.isprintable */
 chat_value chat_escape(chat_eval *, chat_value);    /* & < > ' " as entities, markup */
-typedef enum { CASE_UPPER, CASE_LOWER, CASE_CAPITAL, CASE_TITLE, CASE_TITLE_FILTER, CASE_SWAP } chat_case;
+typedef enum { CASE_UPPER, CASE_LOWER, CASE_CAPITAL, CASE_TITLE, CASE_TITLE_FILTER, CASE_SWAP, CASE_FOLD } chat_case;
 chat_value chat_recase(chat_eval *, chat_value string, chat_case);
 
 /* chat_json.c */
@@ -406,8 +410,11 @@ chat_value chat_call(chat_eval *, chat_value callee, const chat_args *);
 chat_value chat_call_node(chat_eval *, const chat_node *,
                           const chat_value *caller); /* N_CALL; caller: of a call block, or NULL */
 chat_value chat_add(chat_eval *, chat_value, chat_value);
-chat_value chat_format(chat_eval *, chat_value format, const chat_args *, bool unused); /* %; unused: values may be left over */
 chat_value chat_filter_apply(chat_eval *, const chat_node *filter, chat_value);         /* without its first kid */
+
+/* chat_format.c */
+chat_value chat_format(chat_eval *, chat_value format, const chat_args *, bool unused); /* %; unused: values may be left over */
+chat_value chat_format_fields(chat_eval *, chat_value format, const chat_args *);       /* str.format */
 
 /* chat_run.c */
 typedef enum { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } chat_flow;
@@ -427,6 +434,7 @@ chat_value chat_replace(chat_eval *, chat_value string, chat_value old, chat_val
 chat_value chat_strip(chat_eval *, chat_value string, chat_value chars, bool head, bool tail);
 chat_list *chat_lines(chat_eval *, chat_value string, bool keep_ends);
 chat_value chat_join(chat_eval *, chat_value separator, chat_list *, bool strict); /* strict: items must be strings */
+chat_value *chat_keys_of(chat_eval *, const chat_list *, chat_value attribute, bool case_sensitive, chat_value otherwise); /* [n] */
 chat_list *chat_sort(chat_eval *, chat_list *, const chat_value *keys,
                      bool reverse); /* a sorted copy, stable; keys [n] or NULL */
 chat_value chat_reverse(chat_eval *, chat_value string);

@@ -24,6 +24,19 @@ static bool method_of(chat_eval *ev, chat_value v, str name, u32 symbol, chat_va
     return true;
 }
 
+static chat_value macro_member(chat_eval *ev, const chat_node *n, str name, u32 symbol)
+{
+    if (str_eq(name, S("name"))) return chat_string_new(ev, ev->t->symbol[n->name].text, CHAT_LITERAL);
+    if (str_eq(name, S("caller"))) return chat_bool(n->flags & MACRO_CALLER);
+    if (str_eq(name, S("catch_varargs"))) return chat_bool(n->flags & MACRO_VARARGS);
+    if (str_eq(name, S("catch_kwargs"))) return chat_bool(n->flags & MACRO_KWARGS);
+    if (!str_eq(name, S("arguments"))) return chat_undefined(UNDEF_MEMBER, symbol, V_MACRO);
+    chat_list *l = chat_list_new(ev, n->n_kid, LIST_TUPLE);
+    for (u32 i = 0; i + 1 < n->n_kid; i++)
+        chat_list_push(ev, l, chat_string_new(ev, ev->t->symbol[n->param[i]].text, CHAT_LITERAL));
+    return chat_list_value(l, CHAT_LITERAL);
+}
+
 chat_value chat_member(chat_eval *ev, chat_value v, str name, u64 hash, u32 symbol)
 {
     chat_value out = nothing(), *found = NULL;
@@ -33,8 +46,9 @@ chat_value chat_member(chat_eval *ev, chat_value v, str name, u64 hash, u32 symb
         out = chat_loop_member(ev, v.loop, name);
         if (out.kind != V_MISSING) return out;
     }
-    if (v.kind == V_MACRO && str_eq(name, S("name")))
-        return chat_string_new(ev, ev->t->symbol[v.macro->node->name].text, CHAT_LITERAL);
+    if (v.kind == V_MACRO) return macro_member(ev, v.macro->node, name, symbol);
+    if (v.kind == V_LIST && v.list->group && (str_eq(name, S("grouper")) || str_eq(name, S("list"))))
+        return v.list->item[name.p[0] == 'l'];
     if (method_of(ev, v, name, symbol, &out)) return out; /* as Python: a method hides a key of the same name */
     if (v.kind == V_DICT || v.kind == V_NAMESPACE) found = chat_dict_get(v.dict, name, hash);
     return found ? *found : chat_undefined(UNDEF_MEMBER, symbol, v.kind);
@@ -212,13 +226,22 @@ static chat_value float_op(chat_eval *ev, chat_op op, double a, double b)
     if ((op == OP_DIV || op == OP_FLOORDIV || op == OP_MOD) && b == 0) return chat_fail(ev, "division by zero");
     double m = op == OP_MOD || op == OP_FLOORDIV ? fmod(a, b) : 0;
     if (m != 0 && (m < 0) != (b < 0)) m += b;
+    if (m == 0) m = copysign(0, b);
     switch (op) {
     case OP_SUB: return chat_float(a - b);
     case OP_MUL: return chat_float(a * b);
     case OP_DIV: return chat_float(a / b);
-    case OP_FLOORDIV: return chat_float(rint((a - m) / b));
+    case OP_FLOORDIV: {
+        double q = (a - m) / b, whole = floor(q);
+        return chat_float(q == 0 ? copysign(0, a / b) : q - whole > 0.5 ? whole + 1 : whole);
+    }
     case OP_MOD: return chat_float(m);
-    default: return chat_float(pow(a, b));
+    default:
+        if (a == 0 && b < 0) return chat_fail(ev, "zero to a negative power");
+        m = pow(a, b);
+        if ((isinf(m) && !isinf(a) && !isinf(b)) || (isnan(m) && !isnan(a) && !isnan(b)))
+            return chat_fail(ev, "the power is not a number that fits");
+        return chat_float(m);
     }
 }
 
@@ -238,7 +261,7 @@ static chat_value binary(chat_eval *ev, chat_op op, chat_value a, chat_value b)
     if (repeats && list_b && chat_integer(a, &i)) return repeat(ev, b, i);
     if (op == OP_MOD && a.kind == V_STRING) {
         bool tuple = b.kind == V_LIST && b.list->flavour == LIST_TUPLE;
-        bool lookup = b.kind == V_LIST || b.kind == V_DICT || b.kind == V_UNDEFINED; /* what could be one may stay unused */
+        bool lookup = (b.kind == V_LIST && (b.list->flavour <= LIST_TUPLE || b.list->flavour == LIST_RANGE)) || b.kind == V_DICT || b.kind == V_UNDEFINED; /* what could be one may stay unused */
         return chat_format(ev, a, &(chat_args){.arg = tuple ? b.list->item : &b, .n = tuple ? b.list->n : 1}, !tuple && lookup);
     }
     return cannot(ev, sign[op], a, b);

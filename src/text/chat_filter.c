@@ -238,119 +238,6 @@ FILTER(indent) /* width first blank */
     return chat_built(&b, ev, v.from, v.kind == V_STRING && v.s->markup);
 }
 
-/* ---- % ---- */
-typedef struct {
-    char flags[8], conversion;
-    int width, precision; /* -1: none */
-    chat_value v;
-} directive;
-
-static void put_number(chat_build *b, chat_eval *ev, const directive *d)
-{
-    char format[32], text[420];
-    i64 i = 0;
-    double f = 0;
-    bool floating = strchr("eEfFgG", d->conversion), number = chat_number(d->v, &f);
-    int n = 0;
-    if (!number) {
-        chat_need_defined(ev, d->v);
-        chat_fail(ev, "%%%c needs a number, %s found", d->conversion, chat_kind_name(d->v));
-        return;
-    }
-    if (!floating && !chat_integer(d->v, &i)) {
-        if (!(fabs(f) < 9e18))
-            chat_fail(ev, "the number does not fit 64 bits");
-        else
-            i = (i64)f;
-    }
-    char conversion = d->conversion == 'i' || d->conversion == 'u' ? 'd' : d->conversion;
-    if (!floating && conversion != 'd' && i < 0) chat_fail(ev, "%%%c of a negative number", conversion);
-    snprintf(format, sizeof format, "%%%s*.*%s%c", d->flags, floating ? "" : "ll", conversion);
-    if (!ev->bad.code)
-        n = floating ? snprintf(text, sizeof text, format, d->width, d->precision, f)
-                     : snprintf(text, sizeof text, format, d->width, d->precision, (long long)i);
-    chat_put(b, ev, (str){text, (usize)i64_min(n, sizeof text - 1)}, d->v.from);
-}
-
-static void put_directive(chat_build *b, chat_eval *ev, const directive *d)
-{
-    if (d->conversion != 's' && d->conversion != 'r') {
-        put_number(b, ev, d);
-        return;
-    }
-    chat_build t = {0};
-    if (d->conversion == 's')
-        chat_put_value(&t, ev, d->v);
-    else
-        chat_put_repr(&t, ev, d->v, 0);
-    chat_value s = chat_built(&t, ev, d->v.from, false);
-    if (s.kind == V_STRING && d->precision >= 0) s = chat_string_part(ev, s, 0, utf8_offset(chat_bytes(s), (usize)d->precision));
-    i64 pad = d->width - chat_length(ev, s);
-    if (!strchr(d->flags, '-')) put_spaces(b, ev, pad, s.from);
-    chat_put_value(b, ev, s);
-    if (strchr(d->flags, '-')) put_spaces(b, ev, pad, s.from);
-}
-
-/* the mapping that %(name)s looks into: a single mapping as argument, or the keywords of |format */
-static chat_value named(chat_eval *ev, const chat_args *a, str key)
-{
-    if (!chat_step(ev, a->n_kw / 8 + 1)) return chat_none();
-    for (u32 i = 0; i < a->n_kw; i++)
-        if (str_eq(a->kw[i].name, key)) return a->kw[i].value;
-    chat_value *found = a->n == 1 && a->arg[0].kind == V_DICT ? chat_dict_get(a->arg[0].dict, key, chat_text_hash(key)) : NULL;
-    return found ? *found : chat_fail(ev, "no value for %%(%.*s)", (int)i64_min((i64)key.n, 80), key.p);
-}
-
-static int small_number(str s, usize *at)
-{
-    int n = 0;
-    while (*at < s.n && s.p[*at] >= '0' && s.p[*at] <= '9') n = (int)i64_min(n * 10 + s.p[(*at)++] - '0', 10000);
-    return n;
-}
-
-chat_value chat_format(chat_eval *ev, chat_value format, const chat_args *a, bool unused)
-{
-    str s = chat_bytes(format);
-    chat_build b = {0};
-    u32 used = 0;
-    if (!chat_step(ev, s.n / 8)) return format;
-    for (usize at = 0, from = 0; at <= s.n && chat_step(ev, 0);) {
-        if (at < s.n && s.p[at] != '%' && ++at) continue;
-        chat_put_part(&b, ev, format.s, from, at);
-        if (at++ >= s.n) break;
-        directive d = {.precision = -1, .v = {.kind = V_MISSING}};
-        if (at < s.n && s.p[at] == '(') {
-            i64 end = str_find(s, S(")"), at);
-            if (end < 0) return chat_fail(ev, "%%( without )");
-            d.v = named(ev, a, (str){s.p + at + 1, (usize)end - at - 1});
-            at = (usize)end + 1;
-        }
-        for (usize n = 0; at < s.n && strchr("-+ #0", s.p[at]) && s.p[at]; at++)
-            if (n < 5 && !strchr(d.flags, s.p[at])) d.flags[n++] = s.p[at];
-        d.width = small_number(s, &at);
-        if (at < s.n && s.p[at] == '.') {
-            at++;
-            d.precision = small_number(s, &at);
-        }
-        if (d.width > 1000 || d.precision > 300)
-            return chat_fail(ev, "a width of at most 1000 and a precision of at most 300 are possible");
-        d.conversion = at < s.n ? s.p[at++] : 0;
-        from = at;
-        if (d.conversion == '%') {
-            chat_put_part(&b, ev, format.s, at - 1, at);
-            continue;
-        }
-        if (!d.conversion || !strchr("srdiufFeEgGxXo", d.conversion)) return chat_fail(ev, "this %% directive is not supported");
-        if (d.v.kind == V_MISSING) {
-            if (used >= a->n) return chat_fail(ev, "more %% directives than values");
-            d.v = a->arg[used++];
-        }
-        put_directive(&b, ev, &d);
-    }
-    if (used < a->n && !a->n_kw && !unused) return chat_fail(ev, "more values than %% directives");
-    return chat_built(&b, ev, format.from, false);
-}
-
 FILTER(format) { return chat_format(ev, chat_to_string(ev, v), a, false); }
 
 /* ---- filters of numbers ---- */
@@ -396,6 +283,12 @@ static bool read_float(chat_eval *ev, chat_value v, double *f)
         return chat_number(v, f);
     }
     s = trimmed(s);
+    str word = s.n && (s.p[0] == '-' || s.p[0] == '+') ? (str){s.p + 1, s.n - 1} : s;
+    bool inf = (word.n == 3 && !strncasecmp(word.p, "inf", 3)) || (word.n == 8 && !strncasecmp(word.p, "infinity", 8));
+    if (inf || (word.n == 3 && !strncasecmp(word.p, "nan", 3))) {
+        *f = copysign(inf ? INFINITY : NAN, s.p[0] == '-' ? -1 : 1);
+        return true;
+    }
     return str_f64(s, f);
 }
 
@@ -496,5 +389,6 @@ const chat_builtin *chat_row_find(const chat_builtin *rows, str name)
 const chat_builtin *chat_filter_find(str name)
 {
     const chat_builtin *row = chat_row_find(filters, name);
-    return row ? row : chat_row_find(chat_list_filters, name);
+    if (!row) row = chat_row_find(chat_list_filters, name);
+    return row ? row : chat_row_find(chat_more_filters, name);
 }

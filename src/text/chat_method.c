@@ -11,6 +11,7 @@
 #include <time.h>
 #include <utf8proc.h>
 
+static chat_value global_dict(chat_eval *ev, chat_value v, const chat_args *a);
 #define METHOD(name) static chat_value method_##name(chat_eval *ev, chat_value v, const chat_args *a)
 #define UNUSED ((void)ev, (void)a)
 
@@ -125,12 +126,30 @@ static bool edge_is(chat_value v, chat_value part, bool end)
     return end ? str_ends(chat_bytes(v), chat_bytes(part)) : str_starts(chat_bytes(v), chat_bytes(part));
 }
 
+/* the part from argument 1 to argument 2 (characters, Python's rules) in which is looked for argument 0; false: there is none */
+static bool window(chat_eval *ev, chat_value *v, const chat_args *a, i64 *start)
+{
+    *start = 0;
+    if (!chat_given(a, 1) && !chat_given(a, 2)) return true;
+    i64 n = chat_length(ev, *v), to = chat_arg_int(ev, a, 2, n);
+    *start = chat_arg_int(ev, a, 1, 0);
+    if (to < 0) to = i64_max(to + n, 0);
+    if (*start < 0) *start = i64_max(*start + n, 0);
+    to = i64_min(to, n);
+    if (*start > to || ev->bad.code) return false;
+    str s = chat_bytes(*v);
+    *v = chat_string_part(ev, *v, utf8_offset(s, (usize)*start), utf8_offset(s, (usize)to));
+    return !ev->bad.code;
+}
+
 /* startswith, endswith: a string or a tuple of them */
 static chat_value edge(chat_eval *ev, chat_value v, const chat_args *a, bool end)
 {
     chat_value p = a->arg[0];
+    i64 start;
     bool tuple = p.kind == V_LIST && p.list->flavour == LIST_TUPLE;
     if (!tuple) p = chat_arg_text(ev, a, 0, "");
+    if (!window(ev, &v, a, &start)) return chat_bool(false);
     if (!tuple || ev->bad.code) return chat_bool(edge_is(v, p, end));
     for (u32 i = 0; i < p.list->n && chat_step(ev, 1); i++)
         if (p.list->item[i].kind == V_STRING && edge_is(v, p.list->item[i], end)) return chat_bool(true);
@@ -150,10 +169,13 @@ METHOD(removesuffix) { return remove_edge(ev, v, a, true); }
 
 static i64 find_index(chat_eval *ev, chat_value v, const chat_args *a, bool right)
 {
-    str s = chat_bytes(v), sub = chat_bytes(chat_arg_text(ev, a, 0, ""));
+    str sub = chat_bytes(chat_arg_text(ev, a, 0, ""));
+    i64 start;
+    if (!window(ev, &v, a, &start)) return -1;
+    str s = chat_bytes(v);
     if (!chat_step(ev, s.n / 8)) return -1;
     i64 at = right ? find_last(ev, s, sub, s.n) : str_find(s, sub, 0);
-    return at < 0 ? -1 : (i64)utf8_count((str){s.p, (usize)at});
+    return at < 0 ? -1 : start + (i64)utf8_count((str){s.p, (usize)at});
 }
 METHOD(find) { return chat_int(find_index(ev, v, a, false)); }
 METHOD(rfind) { return chat_int(find_index(ev, v, a, true)); }
@@ -164,15 +186,29 @@ METHOD(rindex) { return found_index(ev, find_index(ev, v, a, true)); }
 
 METHOD(count)
 {
-    str s = chat_bytes(v), sub = chat_bytes(chat_arg_text(ev, a, 0, ""));
-    i64 n = 0;
+    str sub = chat_bytes(chat_arg_text(ev, a, 0, ""));
+    i64 n = 0, start;
+    if (!window(ev, &v, a, &start)) return chat_int(0);
+    str s = chat_bytes(v);
     if (!chat_step(ev, s.n / 8)) return v;
     if (!sub.n) return chat_int((i64)utf8_count(s) + 1);
     for (i64 at = str_find(s, sub, 0); at >= 0 && chat_step(ev, 1); at = str_find(s, sub, (usize)at + sub.n)) n++;
     return chat_int(n);
 }
 
-enum { IS_DIGIT = 1, IS_LETTER = 2, IS_SPACE = 4, IS_NUMERIC = 8 };
+enum { IS_DIGIT = 1, IS_LETTER = 2, IS_SPACE = 4, IS_NUMERIC = 8, IS_DECIMAL = 16 };
+
+/* digits raised, lowered, in circles, brackets and with dots: digits for Python, but not decimal */
+static bool other_digit(u32 c)
+{
+    static const u32 range[][2] = {{0xb2, 0xb3},     {0xb9, 0xb9},     {0x2070, 0x2070}, {0x2074, 0x2079}, {0x2080, 0x2089},
+                                   {0x2460, 0x2468}, {0x2474, 0x247c}, {0x2488, 0x2490}, {0x24ea, 0x24ea}, {0x24f5, 0x24fd},
+                                   {0x24ff, 0x24ff}, {0x2776, 0x277e}, {0x2780, 0x2788}, {0x278a, 0x2792}};
+    for (usize i = 0; i < COUNT_OF(range); i++)
+        if (c >= range[i][0] && c <= range[i][1]) return true;
+    return false;
+}
+
 static chat_value all_are(chat_eval *ev, chat_value v, int what)
 {
     str s = chat_bytes(v);
@@ -180,7 +216,7 @@ static chat_value all_are(chat_eval *ev, chat_value v, int what)
     for (usize at = 0; at < s.n;) {
         u32 c = utf8_next(s, &at);
         utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-        int is = (k == UTF8PROC_CATEGORY_ND ? IS_DIGIT | IS_NUMERIC : 0) |
+        int is = (k == UTF8PROC_CATEGORY_ND ? IS_DECIMAL | IS_DIGIT | IS_NUMERIC : 0) | (other_digit(c) ? IS_DIGIT : 0) |
                  (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO ? IS_LETTER : 0) | (chat_is_space(c) ? IS_SPACE : 0) |
                  (k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO ? IS_NUMERIC : 0);
         if (!(is & what)) return chat_bool(false);
@@ -188,6 +224,7 @@ static chat_value all_are(chat_eval *ev, chat_value v, int what)
     return chat_bool(s.n > 0);
 }
 METHOD(isdigit) { return (void)a, all_are(ev, v, IS_DIGIT); }
+METHOD(isdecimal) { return (void)a, all_are(ev, v, IS_DECIMAL); }
 METHOD(isnumeric) { return (void)a, all_are(ev, v, IS_NUMERIC); }
 METHOD(isalpha) { return (void)a, all_are(ev, v, IS_LETTER); }
 METHOD(isalnum) { return (void)a, all_are(ev, v, IS_LETTER | IS_NUMERIC); }
@@ -197,10 +234,61 @@ static chat_value case_test(chat_eval *ev, chat_value v, const char *test)
 {
     return chat_builtin_call(ev, chat_test_find(str_of(test)), "test", v, &(chat_args){0});
 }
+METHOD(isascii)
+{
+    str s = chat_bytes(v);
+    bool yes = chat_step(ev, s.n / 8);
+    for (usize i = 0; i < s.n; i++) yes &= (u8)s.p[i] < 0x80;
+    return (void)a, chat_bool(yes);
+}
+
+METHOD(isprintable)
+{
+    str s = chat_bytes(v);
+    bool yes = chat_step(ev, s.n / 8);
+    for (usize at = 0; at < s.n && yes;) yes = chat_printable(utf8_next(s, &at));
+    return (void)a, chat_bool(yes);
+}
+
+METHOD(istitle)
+{
+    str s = chat_bytes(v);
+    bool any = false, inside = false;
+    if (!chat_step(ev, s.n / 8)) return v;
+    for (usize at = 0; at < s.n;) {
+        utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)utf8_next(s, &at));
+        bool upper = k == UTF8PROC_CATEGORY_LU || k == UTF8PROC_CATEGORY_LT, lower = k == UTF8PROC_CATEGORY_LL;
+        if ((upper && inside) || (lower && !inside)) return chat_bool(false);
+        inside = upper || lower;
+        any |= inside;
+    }
+    return (void)a, chat_bool(any);
+}
+
 METHOD(isupper) { return (void)a, case_test(ev, v, "upper"); }
 METHOD(islower) { return (void)a, case_test(ev, v, "lower"); }
 
 /* ---- strings: changing ---- */
+METHOD(expandtabs) /* tabsize */
+{
+    str s = chat_bytes(v);
+    i64 size = chat_arg_int(ev, a, 0, 8), column = 0;
+    chat_build b = {0};
+    if (!chat_step(ev, s.n / 8)) return v;
+    for (usize at = 0, from = 0; at < s.n && !ev->bad.code; from = at) {
+        u32 c = utf8_next(s, &at);
+        if (c != '\t') {
+            chat_put_part(&b, ev, v.s, from, at);
+            column = c == '\n' || c == '\r' ? 0 : column + 1;
+            continue;
+        }
+        for (i64 n = size > 0 ? size - column % size : 0; n > 0 && chat_step(ev, 1); n--, column++)
+            chat_put(&b, ev, S(" "), chat_string_from(v.s, from));
+    }
+    return chat_built(&b, ev, v.from, v.s->markup);
+}
+
+METHOD(casefold) { return (void)a, chat_recase(ev, v, CASE_FOLD); }
 METHOD(upper) { return (void)a, chat_recase(ev, v, CASE_UPPER); }
 METHOD(lower) { return (void)a, chat_recase(ev, v, CASE_LOWER); }
 METHOD(title) { return (void)a, chat_recase(ev, v, CASE_TITLE); }
@@ -235,68 +323,18 @@ METHOD(rjust) { return fill(ev, v, a, 'r'); }
 METHOD(center) { return fill(ev, v, a, 'c'); }
 METHOD(zfill) { return fill(ev, v, a, '0'); }
 
-/* the value of a field of str.format: "", "0", "name", then .member and [item] */
-static chat_value field_value(chat_eval *ev, str f, const chat_args *a, u32 *next)
-{
-    usize n = 0;
-    i64 i = -1;
-    while (n < f.n && f.p[n] != '.' && f.p[n] != '[') n++;
-    str name = {f.p, n};
-    chat_value v = {.kind = V_MISSING};
-    if (!chat_step(ev, a->n_kw / 8 + 1)) return v;
-    if (!n) i = (*next)++;
-    if (!n || str_i64(name, &i)) {
-        if (i >= 0 && i < a->n) v = a->arg[i];
-    } else {
-        for (u32 k = 0; k < a->n_kw; k++)
-            if (str_eq(a->kw[k].name, name)) v = a->kw[k].value;
-    }
-    if (v.kind == V_MISSING) return chat_fail(ev, "no value for {%.*s}", (int)i64_min((i64)n, 80), f.p);
-    while (n < f.n && chat_step(ev, 1)) {
-        bool item = f.p[n++] == '[';
-        usize from = n;
-        while (n < f.n && (item ? f.p[n] != ']' : f.p[n] != '.' && f.p[n] != '[')) n++;
-        str part = {f.p + from, n - from};
-        n += item;
-        if (item && str_i64(part, &i))
-            v = chat_at(ev, v, chat_int(i), SYM_NONE);
-        else if (item)
-            v = chat_at(ev, v, chat_string_new(ev, part, CHAT_LITERAL), SYM_NONE);
-        else
-            v = chat_member(ev, v, part, chat_text_hash(part), SYM_NONE);
-    }
-    return v;
-}
+METHOD(format) { return chat_format_fields(ev, v, a); }
 
-METHOD(format)
+METHOD(format_map) /* mapping */
 {
-    str s = chat_bytes(v);
-    chat_build b = {0};
-    u32 next = 0;
-    for (usize at = 0; at < s.n && chat_step(ev, 1);) {
-        usize from = at;
-        while (at < s.n && s.p[at] != '{' && s.p[at] != '}') at++;
-        chat_put_part(&b, ev, v.s, from, at);
-        if (at >= s.n) break;
-        if (at + 1 < s.n && s.p[at + 1] == s.p[at]) {
-            chat_put_part(&b, ev, v.s, at, at + 1);
-            at += 2;
-            continue;
-        }
-        i64 end = str_find(s, S("}"), at);
-        if (s.p[at] == '}' || end < 0) return chat_fail(ev, "a single '%c' in the format", s.p[at]);
-        str f = {s.p + at + 1, (usize)end - at - 1};
-        bool repr = str_ends(f, S("!r"));
-        if (repr || str_ends(f, S("!s"))) f.n -= 2;
-        if (str_find(f, S(":"), 0) >= 0) return chat_fail(ev, "a format behind ':' is not supported");
-        chat_value x = field_value(ev, f, a, &next);
-        if (repr)
-            chat_put_repr(&b, ev, x, 0);
-        else
-            chat_put_value(&b, ev, x);
-        at = (usize)end + 1;
-    }
-    return chat_built(&b, ev, v.from, v.s->markup);
+    chat_value from = a->arg[0];
+    if (from.kind != V_DICT) return chat_need_defined(ev, from), chat_fail(ev, "a mapping expected, %s found", chat_kind_name(from));
+    chat_keyword *kw = chat_take(ev, (from.dict->n + 1) * sizeof *kw);
+    chat_args named = {.kw = kw};
+    for (u32 i = 0; kw && i < from.dict->n; i++)
+        if (from.dict->pair[i].key.kind == V_STRING)
+            kw[named.n_kw++] = (chat_keyword){chat_bytes(from.dict->pair[i].key), from.dict->pair[i].value};
+    return chat_format_fields(ev, v, &named);
 }
 
 /* ---- mappings ---- */
@@ -317,6 +355,15 @@ static chat_value view(chat_eval *ev, chat_value v, chat_flavour flavour)
 METHOD(items) { return (void)a, view(ev, v, LIST_ITEMS); }
 METHOD(keys) { return (void)a, view(ev, v, LIST_KEYS); }
 METHOD(values) { return (void)a, view(ev, v, LIST_VALUES); }
+METHOD(fromkeys) /* iterable value */
+{
+    (void)v;
+    chat_dict *d = chat_dict_new(ev);
+    const chat_list *l = chat_iterate(ev, a->arg[0]);
+    for (u32 i = 0; i < l->n && !ev->bad.code; i++)
+        chat_dict_put(ev, d, l->item[i], a->arg[1].kind == V_MISSING ? chat_none() : a->arg[1]);
+    return chat_dict_value(d, CHAT_LITERAL);
+}
 METHOD(itself) { return UNUSED, v; } /* copy: values never change */
 
 METHOD(get) /* key default */
@@ -326,9 +373,12 @@ METHOD(get) /* key default */
 }
 
 /* ---- lists, loops ---- */
-METHOD(list_index)
+METHOD(list_index) /* value start stop */
 {
-    for (u32 i = 0; i < v.list->n && !ev->bad.code; i++)
+    i64 n = v.list->n, from = chat_arg_int(ev, a, 1, 0), to = chat_arg_int(ev, a, 2, n);
+    if (from < 0) from = i64_max(from + n, 0);
+    if (to < 0) to += n;
+    for (i64 i = from; i < i64_min(to, n) && !ev->bad.code; i++)
         if (chat_equal(ev, v.list->item[i], a->arg[0])) return chat_int(i);
     return chat_fail(ev, "not found");
 }
@@ -361,21 +411,26 @@ static const chat_builtin string_methods[] = {
     {"splitlines", "keepends", 0, method_splitlines},
     {"partition", "sep", 1, method_partition},
     {"rpartition", "sep", 1, method_rpartition},
-    {"startswith", "prefix", 1, method_startswith},
-    {"endswith", "suffix", 1, method_endswith},
+    {"startswith", "prefix start end", 1, method_startswith},
+    {"endswith", "suffix start end", 1, method_endswith},
     {"removeprefix", "prefix", 1, method_removeprefix},
     {"removesuffix", "suffix", 1, method_removesuffix},
-    {"find", "sub", 1, method_find},
-    {"rfind", "sub", 1, method_rfind},
-    {"index", "sub", 1, method_index},
-    {"rindex", "sub", 1, method_rindex},
-    {"count", "sub", 1, method_count},
+    {"find", "sub start end", 1, method_find},
+    {"rfind", "sub start end", 1, method_rfind},
+    {"index", "sub start end", 1, method_index},
+    {"rindex", "sub start end", 1, method_rindex},
+    {"count", "sub start end", 1, method_count},
     {"replace", "old new count", 2, method_replace},
     {"join", "iterable", 1, method_join},
     {"format", NULL, 0, method_format},
     {"upper", "", 0, method_upper},
     {"lower", "", 0, method_lower},
-    {"casefold", "", 0, method_lower},
+    {"casefold", "", 0, method_casefold},
+    {"expandtabs", "tabsize", 0, method_expandtabs},
+    {"format_map", "mapping", 1, method_format_map},
+    {"isascii", "", 0, method_isascii},
+    {"isprintable", "", 0, method_isprintable},
+    {"istitle", "", 0, method_istitle},
     {"title", "", 0, method_title},
     {"capitalize", "", 0, method_capitalize},
     {"swapcase", "", 0, method_swapcase},
@@ -384,7 +439,7 @@ static const chat_builtin string_methods[] = {
     {"center", "width fillchar", 1, method_center},
     {"zfill", "width", 1, method_zfill},
     {"isdigit", "", 0, method_isdigit},
-    {"isdecimal", "", 0, method_isdigit},
+    {"isdecimal", "", 0, method_isdecimal},
     {"isnumeric", "", 0, method_isnumeric},
     {"isalpha", "", 0, method_isalpha},
     {"isalnum", "", 0, method_isalnum},
@@ -399,6 +454,7 @@ static const chat_builtin dict_methods[] = {
     {"keys", "", 0, method_keys},
     {"values", "", 0, method_values},
     {"copy", "", 0, method_itself},
+    {"fromkeys", "iterable value", 1, method_fromkeys},
     {"pop"},
     {"popitem"},
     {"clear"},
@@ -407,7 +463,7 @@ static const chat_builtin dict_methods[] = {
     {NULL},
 };
 static const chat_builtin list_methods[] = {
-    {"index", "value", 1, method_list_index},
+    {"index", "value start stop", 1, method_list_index},
     {"count", "value", 1, method_list_count},
     {"copy", "", 0, method_itself},
     {"append"},
@@ -420,6 +476,9 @@ static const chat_builtin list_methods[] = {
     {"sort"},
     {NULL},
 };
+static const chat_builtin tuple_methods[] = {
+    {"index", "value start stop", 1, method_list_index}, {"count", "value", 1, method_list_count}, {NULL}};
+static const chat_builtin function_methods[] = {{"fromkeys", "iterable value", 1, method_fromkeys}, {NULL}}; /* of dict */
 static const chat_builtin loop_methods[] = {{"cycle", NULL, 0, method_cycle}, {"changed", NULL, 0, method_changed}, {NULL}};
 
 const chat_builtin *chat_method_find(chat_value v, str name, bool *forbidden)
@@ -430,7 +489,9 @@ const chat_builtin *chat_method_find(chat_value v, str name, bool *forbidden)
     else if (v.kind == V_DICT)
         row = chat_row_find(dict_methods, name);
     else if (v.kind == V_LIST && (v.list->flavour <= LIST_TUPLE || v.list->flavour == LIST_RANGE))
-        row = chat_row_find(list_methods, name);
+        row = chat_row_find(v.list->flavour == LIST_PLAIN ? list_methods : tuple_methods, name);
+    else if (v.kind == V_CALLABLE && v.fn->row->fn == global_dict)
+        row = chat_row_find(function_methods, name);
     else if (v.kind == V_LOOP)
         row = chat_row_find(loop_methods, name);
     *forbidden = row && !row->fn;
@@ -485,8 +546,31 @@ GLOBAL(namespace)
 {
     (void)v;
     chat_value space = chat_dict_value(gather(ev, a), CHAT_LITERAL);
+    for (u32 i = 0; i < space.dict->n; i++)
+        if (str_starts(chat_bytes(space.dict->pair[i].key), S("_")))
+            return chat_fail(ev, "a name in a namespace cannot begin with '_'");
     space.kind = V_NAMESPACE;
     return space;
+}
+
+/* self: a list of the separator and whether it was called before */
+static chat_value joiner_call(chat_eval *ev, chat_value self, const chat_args *a)
+{
+    bool first = !self.list->item[1].b;
+    self.list->item[1] = chat_bool(true);
+    return (void)a, first ? chat_string_lit(ev, "") : self.list->item[0];
+}
+
+GLOBAL(joiner) /* sep */
+{
+    static const chat_builtin row = {"joiner", "", 0, joiner_call};
+    chat_list *state = chat_list_new(ev, 2, LIST_PLAIN);
+    chat_callable *fn = chat_take(ev, sizeof *fn);
+    chat_list_push(ev, state, a->arg[0].kind == V_MISSING ? chat_string_lit(ev, ", ") : a->arg[0]);
+    chat_list_push(ev, state, chat_bool(false));
+    if (!fn || ev->bad.code) return v;
+    *fn = (chat_callable){&row, chat_list_value(state, CHAT_LITERAL), "function"};
+    return (chat_value){.kind = V_CALLABLE, .from = CHAT_LITERAL, .fn = fn};
 }
 
 GLOBAL(raise_exception) /* message: the template's own words, without ours around them */
@@ -524,7 +608,8 @@ GLOBAL(strftime_now) /* format */
 static const chat_builtin globals[] = {
     {"range", "start stop step", 1, global_range},      {"dict", NULL, 0, global_dict},
     {"namespace", NULL, 0, global_namespace},           {"raise_exception", "message", 1, global_raise_exception},
-    {"strftime_now", "format", 1, global_strftime_now}, {NULL},
+    {"strftime_now", "format", 1, global_strftime_now}, {"joiner", "sep", 0, global_joiner},
+    {NULL},
 };
 
 const chat_builtin *chat_global_find(str name) { return chat_row_find(globals, name); }

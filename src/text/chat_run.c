@@ -68,6 +68,8 @@ static void assign(chat_eval *ev, const chat_node *target, chat_value v)
             chat_fail(ev, "'.%s' can be set in a namespace only, not in %s", name->text.p, chat_kind_name(space));
             return;
         }
+        if (str_starts(name->text, S("_"))) chat_fail(ev, "a name in a namespace cannot begin with '_'");
+        if (ev->bad.code) return;
         chat_value *old = chat_dict_get(space.dict, name->text, name->hash);
         if (old)
             *old = v;

@@ -145,14 +145,15 @@ chat_list *chat_sort(chat_eval *ev, chat_list *l, const chat_value *keys, bool r
 }
 
 /* one key for each item; "a,b" asks for a tuple of several attributes */
-static chat_value *keys_of(chat_eval *ev, const chat_list *l, chat_value attribute, bool case_sensitive)
+chat_value *chat_keys_of(chat_eval *ev, const chat_list *l, chat_value attribute, bool case_sensitive, chat_value otherwise)
 {
     chat_value *key = chat_take(ev, ((usize)l->n + 1) * sizeof *key);
     str s = chat_bytes(attribute);
     bool several = s.n && memchr(s.p, ',', s.n);
     for (u32 i = 0; key && i < l->n && chat_step(ev, 1); i++) {
         if (!several) {
-            key[i] = folded(ev, attribute_of(ev, l->item[i], attribute), case_sensitive);
+            bool path = attribute.kind != V_MISSING && attribute.kind != V_NONE;
+            key[i] = folded(ev, path ? chat_path(ev, l->item[i], attribute, otherwise) : l->item[i], case_sensitive);
             continue;
         }
         chat_list *t = chat_list_new(ev, 2, LIST_TUPLE);
@@ -166,6 +167,11 @@ static chat_value *keys_of(chat_eval *ev, const chat_list *l, chat_value attribu
         key[i] = chat_list_value(t, CHAT_LITERAL);
     }
     return ev->bad.code ? NULL : key;
+}
+
+static chat_value *keys_of(chat_eval *ev, const chat_list *l, chat_value attribute, bool case_sensitive)
+{
+    return chat_keys_of(ev, l, attribute, case_sensitive, (chat_value){.kind = V_MISSING});
 }
 
 FILTER(sort) /* reverse case_sensitive attribute */
@@ -385,11 +391,11 @@ TEST(sameas)
 
 TEST(filter)
 {
-    return (void)a, chat_bool(v.kind == V_STRING ? chat_filter_find(chat_bytes(v)) != NULL : (chat_need_defined(ev, v), false));
+    return (void)a, chat_hash(ev, v), chat_bool(v.kind == V_STRING && chat_filter_find(chat_bytes(v)));
 }
 TEST(test)
 {
-    return (void)a, chat_bool(v.kind == V_STRING ? chat_test_find(chat_bytes(v)) != NULL : (chat_need_defined(ev, v), false));
+    return (void)a, chat_hash(ev, v), chat_bool(v.kind == V_STRING && chat_test_find(chat_bytes(v)));
 }
 
 static const chat_builtin tests[] = {

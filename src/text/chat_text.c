@@ -118,7 +118,7 @@ void chat_float_text(double f, char out[40])
 }
 
 /* ---- str() and repr() ---- */
-static bool printable(u32 c)
+bool chat_printable(u32 c)
 {
     if (c < 0x80) return c >= 0x20 && c < 0x7f;
     utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
@@ -140,7 +140,7 @@ static void put_quoted(chat_build *b, chat_eval *ev, chat_value v)
             snprintf(text, sizeof text, "\\%c", (int)c);
         else if (c == '\n' || c == '\r' || c == '\t')
             snprintf(text, sizeof text, "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
-        else if (printable(c)) {
+        else if (chat_printable(c)) {
             chat_put_part(b, ev, v.s, from, at);
             continue;
         } else
@@ -270,17 +270,114 @@ static u32 recase(u32 c, chat_case how, bool begins)
     return (u32)utf8proc_tolower(u);
 }
 
+/* The characters whose upper case or title case is longer than one character (Unicode's SpecialCasing). */
+static const struct {
+    u32 c;
+    const char *upper, *title;
+} special[] = {
+    {0xdf, "SS", "Ss"}, {0x149, "ʼN", "ʼN"}, {0x1f0, "J̌", "J̌"}, {0x390, "Ϊ́", "Ϊ́"}, {0x3b0, "Ϋ́", "Ϋ́"},
+    {0x587, "ԵՒ", "Եւ"}, {0x1e96, "H̱", "H̱"}, {0x1e97, "T̈", "T̈"}, {0x1e98, "W̊", "W̊"}, {0x1e99, "Y̊", "Y̊"},
+    {0x1e9a, "Aʾ", "Aʾ"}, {0x1f50, "Υ̓", "Υ̓"}, {0x1f52, "Υ̓̀", "Υ̓̀"}, {0x1f54, "Υ̓́", "Υ̓́"},
+    {0x1f56, "Υ̓͂", "Υ̓͂"}, {0x1f80, "ἈΙ", "ᾈ"}, {0x1f81, "ἉΙ", "ᾉ"}, {0x1f82, "ἊΙ", "ᾊ"}, {0x1f83, "ἋΙ", "ᾋ"},
+    {0x1f84, "ἌΙ", "ᾌ"}, {0x1f85, "ἍΙ", "ᾍ"}, {0x1f86, "ἎΙ", "ᾎ"}, {0x1f87, "ἏΙ", "ᾏ"}, {0x1f88, "ἈΙ", "ᾈ"},
+    {0x1f89, "ἉΙ", "ᾉ"}, {0x1f8a, "ἊΙ", "ᾊ"}, {0x1f8b, "ἋΙ", "ᾋ"}, {0x1f8c, "ἌΙ", "ᾌ"}, {0x1f8d, "ἍΙ", "ᾍ"},
+    {0x1f8e, "ἎΙ", "ᾎ"}, {0x1f8f, "ἏΙ", "ᾏ"}, {0x1f90, "ἨΙ", "ᾘ"}, {0x1f91, "ἩΙ", "ᾙ"}, {0x1f92, "ἪΙ", "ᾚ"},
+    {0x1f93, "ἫΙ", "ᾛ"}, {0x1f94, "ἬΙ", "ᾜ"}, {0x1f95, "ἭΙ", "ᾝ"}, {0x1f96, "ἮΙ", "ᾞ"}, {0x1f97, "ἯΙ", "ᾟ"},
+    {0x1f98, "ἨΙ", "ᾘ"}, {0x1f99, "ἩΙ", "ᾙ"}, {0x1f9a, "ἪΙ", "ᾚ"}, {0x1f9b, "ἫΙ", "ᾛ"}, {0x1f9c, "ἬΙ", "ᾜ"},
+    {0x1f9d, "ἭΙ", "ᾝ"}, {0x1f9e, "ἮΙ", "ᾞ"}, {0x1f9f, "ἯΙ", "ᾟ"}, {0x1fa0, "ὨΙ", "ᾨ"}, {0x1fa1, "ὩΙ", "ᾩ"},
+    {0x1fa2, "ὪΙ", "ᾪ"}, {0x1fa3, "ὫΙ", "ᾫ"}, {0x1fa4, "ὬΙ", "ᾬ"}, {0x1fa5, "ὭΙ", "ᾭ"}, {0x1fa6, "ὮΙ", "ᾮ"},
+    {0x1fa7, "ὯΙ", "ᾯ"}, {0x1fa8, "ὨΙ", "ᾨ"}, {0x1fa9, "ὩΙ", "ᾩ"}, {0x1faa, "ὪΙ", "ᾪ"}, {0x1fab, "ὫΙ", "ᾫ"},
+    {0x1fac, "ὬΙ", "ᾬ"}, {0x1fad, "ὭΙ", "ᾭ"}, {0x1fae, "ὮΙ", "ᾮ"}, {0x1faf, "ὯΙ", "ᾯ"}, {0x1fb2, "ᾺΙ", "Ὰͅ"},
+    {0x1fb3, "ΑΙ", "ᾼ"}, {0x1fb4, "ΆΙ", "Άͅ"}, {0x1fb6, "Α͂", "Α͂"}, {0x1fb7, "Α͂Ι", "ᾼ͂"}, {0x1fbc, "ΑΙ", "ᾼ"},
+    {0x1fc2, "ῊΙ", "Ὴͅ"}, {0x1fc3, "ΗΙ", "ῌ"}, {0x1fc4, "ΉΙ", "Ήͅ"}, {0x1fc6, "Η͂", "Η͂"}, {0x1fc7, "Η͂Ι", "ῌ͂"},
+    {0x1fcc, "ΗΙ", "ῌ"}, {0x1fd2, "Ϊ̀", "Ϊ̀"}, {0x1fd3, "Ϊ́", "Ϊ́"}, {0x1fd6, "Ι͂", "Ι͂"},
+    {0x1fd7, "Ϊ͂", "Ϊ͂"}, {0x1fe2, "Ϋ̀", "Ϋ̀"}, {0x1fe3, "Ϋ́", "Ϋ́"}, {0x1fe4, "Ρ̓", "Ρ̓"},
+    {0x1fe6, "Υ͂", "Υ͂"}, {0x1fe7, "Ϋ͂", "Ϋ͂"}, {0x1ff2, "ῺΙ", "Ὼͅ"}, {0x1ff3, "ΩΙ", "ῼ"}, {0x1ff4, "ΏΙ", "Ώͅ"},
+    {0x1ff6, "Ω͂", "Ω͂"}, {0x1ff7, "Ω͂Ι", "ῼ͂"}, {0x1ffc, "ΩΙ", "ῼ"}, {0xfb00, "FF", "Ff"}, {0xfb01, "FI", "Fi"},
+    {0xfb02, "FL", "Fl"}, {0xfb03, "FFI", "Ffi"}, {0xfb04, "FFL", "Ffl"}, {0xfb05, "ST", "St"}, {0xfb06, "ST", "St"},
+    {0xfb13, "ՄՆ", "Մն"}, {0xfb14, "ՄԵ", "Մե"}, {0xfb15, "ՄԻ", "Մի"}, {0xfb16, "ՎՆ", "Վն"}, {0xfb17, "ՄԽ", "Մխ"},
+};
+
+/* the text that c becomes where that is not one character, or NULL */
+static const char *special_case(u32 c, chat_case how, bool begins)
+{
+    usize lo = 0, hi = COUNT_OF(special);
+    if (how == CASE_SWAP && utf8proc_category((utf8proc_int32_t)c) != UTF8PROC_CATEGORY_LU) how = CASE_UPPER;
+    if (c == 0x130 && (how == CASE_LOWER || how == CASE_SWAP || (how != CASE_UPPER && !begins))) return "i\xcc\x87";
+    if (how != CASE_UPPER && (how == CASE_LOWER || !begins)) return NULL;
+    while (lo < hi) {
+        usize mid = (lo + hi) / 2;
+        if (special[mid].c == c) return how == CASE_CAPITAL || how == CASE_TITLE ? special[mid].title : special[mid].upper;
+        if (special[mid].c < c)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return NULL;
+}
+
+/* Case-ignorable characters are passed over when a sigma looks for its neighbours. */
+static bool ignorable(u32 c)
+{
+    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+    return k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_ME || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_LM ||
+           k == UTF8PROC_CATEGORY_SK || (c < 0x80 && c && strchr("'.:^`", (int)c)) || c == 0xb7 || c == 0x2019;
+}
+
+/* a capital sigma in [from, to) of s ends its word */
+static bool sigma_ends(str s, usize from, usize to)
+{
+    u32 c = 0;
+    bool cased = false;
+    for (usize at = to; at < s.n;) {
+        c = utf8_next(s, &at);
+        if (ignorable(c)) continue;
+        if (is_cased(c)) return false;
+        break;
+    }
+    while (from > 0 && !cased) {
+        usize at = --from;
+        if (((u8)s.p[from] & 0xc0) == 0x80) continue;
+        c = utf8_next(s, &at);
+        if (ignorable(c)) continue;
+        return is_cased(c);
+    }
+    return false;
+}
+
+static chat_value folded(chat_eval *ev, chat_value v)
+{
+    chat_build b = {0};
+    str s = chat_bytes(v);
+    for (usize at = 0, from = 0; at < s.n && chat_step(ev, 1); from = at) {
+        utf8proc_int32_t to[8];
+        char text[32];
+        usize n = 0;
+        u32 c = utf8_next(s, &at);
+        utf8proc_ssize_t n_to = utf8proc_decompose_char((utf8proc_int32_t)c, to, COUNT_OF(to), UTF8PROC_CASEFOLD, NULL);
+        for (utf8proc_ssize_t i = 0; i < n_to && n_to <= (utf8proc_ssize_t)COUNT_OF(to); i++) n += utf8_put(text + n, (u32)to[i]);
+        if (n_to == 1 && (u32)to[0] == c)
+            chat_put_part(&b, ev, v.s, from, at);
+        else
+            chat_put(&b, ev, (str){text, n}, chat_string_from(v.s, from));
+    }
+    return chat_built(&b, ev, v.from, v.s->markup);
+}
+
 chat_value chat_recase(chat_eval *ev, chat_value v, chat_case how)
 {
     chat_build b = {0};
     str s = chat_bytes(v);
     bool begins = true;
     if (!chat_step(ev, s.n / 4) || v.kind != V_STRING) return v;
-    for (usize at = 0, from = 0; at < s.n && !ev->bad.code; from = at) {
+    if (how == CASE_FOLD) return folded(ev, v);
+    for (usize at = 0, from = 0; at < s.n && chat_step(ev, 0); from = at) {
         u32 c = utf8_next(s, &at), d = recase(c, how, begins);
         char text[4];
-        if (c == 0xdf && (how == CASE_UPPER || how == CASE_SWAP || (begins && how != CASE_LOWER)))
-            chat_put(&b, ev, how == CASE_CAPITAL || how == CASE_TITLE ? S("Ss") : S("SS"), chat_string_from(v.s, from));
+        const char *more = c < 0x80 ? NULL : special_case(c, how, begins);
+        if (c == 0x3a3 && d == 0x3c3 && sigma_ends(s, from, at)) d = 0x3c2;
+        if (more)
+            chat_put(&b, ev, str_of(more), chat_string_from(v.s, from));
         else if (c == d)
             chat_put_part(&b, ev, v.s, from, at);
         else
