@@ -2,8 +2,9 @@
  *
  * Work is divided beforehand (part), never stolen, so that sums are made in the same order whatever the number of threads
  * that happen to be fast. Between pieces of work threads wait for each other hundreds of times for each token, so waiting begins
- * with a spin of a few microseconds. But a machine is shared: then it offers its core to others, and soon sleeps in the
- * kernel; with more threads than cores it sleeps at once. The queue is for requests, not for arithmetic: a mutex serves. */
+ * with a spin of some microseconds. But a machine is shared: then it sleeps in the kernel, which wakes a sleeper before those who
+ * have had their time (sched_yield does the opposite: each call may cost a whole time slice); with more threads than cores it
+ * sleeps at once. The queue is for requests, not for arithmetic: a mutex serves. */
 #include "base/base.h"
 #include <errno.h>
 #include <linux/futex.h>
@@ -83,7 +84,7 @@ typedef struct {
     _Alignas(64) atomic_uint word; /* what is waited for changes */
     _Alignas(64) atomic_int sleepers;
 } gate;
-enum { SPIN_PAUSES = 256, SPIN_YIELDS = 32 };
+enum { SPIN_PAUSES = 1500 }; /* about 25 us: past the usual difference between threads that both run */
 
 static inline void cpu_pause(void)
 {
@@ -101,13 +102,6 @@ static void gate_wait(gate *g, unsigned seen, bool spin)
         for (int i = 0; i < SPIN_PAUSES; i++) {
             if (atomic_load_explicit(&g->word, memory_order_acquire) != seen) return;
             cpu_pause();
-        }
-        for (int i = 0; i < SPIN_YIELDS; i++) {
-            sched_yield();
-            for (int k = 0; k < 16; k++) {
-                if (atomic_load_explicit(&g->word, memory_order_acquire) != seen) return;
-                cpu_pause();
-            }
         }
     }
     /* announced before looking, and the waker looks after changing the word: one of the two sees the other */
