@@ -242,9 +242,75 @@ static void test_packed_is_apart(void **state)
     }
 }
 
+/* relative L2 distance */
+static double distance(const float *a, const float *b, i64 n)
+{
+    double apart = 0, size = 0;
+    for (i64 i = 0; i < n; i++) {
+        double d = (double)a[i] - (double)b[i];
+        apart += d * d, size += (double)b[i] * (double)b[i];
+    }
+    assert_true(size > 0);
+    return sqrt(apart / size);
+}
+
+/* Pairs beside quantised weights learn what they learn beside the floats that those weights are. */
+static void test_quantised_base(void **state)
+{
+    (void)state;
+    static const dtype types[] = {F16, BF16, Q8_0, Q5_0, Q4_0, Q4_1, Q4_K, Q6_K};
+    static const i32 len[] = {9, 4};
+    for (usize b = 0; b < COUNT_OF(types); b++) {
+        float *g[2];
+        i64 n = 0;
+        for (int plain = 0; plain < 2; plain++) {
+            tiny form = tiny_of("llama", types[b]);
+            form.plain = plain;
+            model *m = open_tiny(&form);
+            assert_int_equal(m->layers[0].q.type, plain ? F32 : types[b]);
+            task t = {.m = m, .set = set_of(m, LORA), .loss = LOSS_TOKENS, .len = len, .n_seq = 2, .weight = 0.1f};
+            n = count_of(&t.set);
+            g[plain] = malloc(sizeof(float) * (usize)n);
+            run(&t, g[plain], NULL);
+            set_free(&t.set);
+            model_close(m);
+        }
+        double d = distance(g[0], g[1], n);
+        if (!(d <= 1e-5)) fail_msg("%s: gradients are %g from those over floats", dtype_table[types[b]].name, d);
+        free(g[0]), free(g[1]);
+    }
+}
+
+/* However many rows of logits there are at once. */
+static void test_any_chunk(void **state)
+{
+    (void)state;
+    static const i32 len[] = {9, 4, 6};
+    static const i64 chunks[] = {1, 3, 8, MOST_ROWS};
+    tiny form = tiny_of("gemma3", Q8_0);
+    model *m = open_tiny(&form);
+    for (int how = 0; how < 2; how++) {
+        task t = {.m = m, .set = set_of(m, how ? HEAD : ALL), .loss = LOSS_TOKENS, .len = len, .n_seq = 3, .weight = 0.1f, .chunk = MOST_ROWS};
+        i64 n = count_of(&t.set);
+        float *whole = malloc(sizeof *whole * (usize)n), *part = malloc(sizeof *part * (usize)n);
+        double loss = run(&t, whole, NULL);
+        for (usize c = 0; c < COUNT_OF(chunks); c++) {
+            t.chunk = chunks[c];
+            assert_true(fabs(run(&t, part, NULL) - loss) <= 1e-6 * fabs(loss));
+            double d = distance(part, whole, n);
+            if (!(d <= 1e-6)) fail_msg("chunks of %d rows: gradients are %g apart", (int)chunks[c], d);
+        }
+        free(whole), free(part);
+        set_free(&t.set);
+    }
+    model_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_quantised_base),
+        cmocka_unit_test(test_any_chunk),
         cmocka_unit_test(test_directions),
         cmocka_unit_test(test_packed_is_apart),
     };
