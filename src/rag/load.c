@@ -346,6 +346,13 @@ static void box_join(float box[4], const float with[4])
     if (with[3] > box[3]) box[3] = with[3];
 }
 
+/* The second half of a divided word stands in the line of its first. */
+static bool is_beside(const float box[4], const float of[4])
+{
+    float middle = (box[1] + box[3]) / 2;
+    return middle >= of[1] && middle <= of[3];
+}
+
 /* One rectangle for each line of the text that [start,end) touches words of. */
 static err place_rects(const loaded *d, u32 start, u32 end, place *out)
 {
@@ -358,7 +365,7 @@ static err place_rects(const loaded *d, u32 start, u32 end, place *out)
     for (; i < d->n_anchors && d->anchors[i].start < end; i++) {
         const anchor *a = &d->anchors[i];
         for (; n < a->start; n++) new_line |= utf8_next(s, &at) == '\n';
-        if (new_line || out->rects[out->n_rects - 1].page != a->a) {
+        if (new_line || out->rects[out->n_rects - 1].page != a->a || !is_beside(a->box, out->rects[out->n_rects - 1].box)) {
             if (!vec_grow((void **)&out->rects, &cap, out->n_rects + 1, sizeof *out->rects))
                 return err_new(ERR_NOMEM, "no memory for the rectangles of a place");
             out->rects[out->n_rects].page = a->a;

@@ -3,10 +3,12 @@
  * `pdftotext -bbox-layout` (poppler) reads the file: a program of its own, because its licence does not let it be linked and
  * because a PDF reader should be held at arm's length; it gets no network, bounded memory and time. What it prints is parsed
  * here strictly and in a confined child, since its words are the document's. The text is made from the words alone: a space
- * between words, a line for a line, an empty line between blocks, in poppler's reading order. Hyphens at line ends stay.
- * Not here: OCR. A file without a text layer is refused with what it has instead. Words of right-to-left scripts come as
- * poppler gives them. */
-#include "rag/load_canon.h"
+ * between words, a line for a line, an empty line between blocks, a tab between the cells of a row, in the order of
+ * load_pdf_layout.c. A word that a hyphen at a line's end divides is put together, because nobody searches for its halves; words of
+ * right-to-left scripts, which come as they stand on the page, are turned round, and so are lines of them.
+ * Not here: OCR. A file without a text layer is refused with what it has instead. */
+#include "rag/load_pdf.h"
+#include "text/text.h"
 #include <math.h>
 
 enum { RUN_SECONDS = 300, PARSE_SECONDS = 120, LABEL_MAX = 300 };
@@ -21,9 +23,19 @@ typedef struct {
     block_list blocks;
     u32 n_pages;
     bool any;  /* a word so far */
-    u32 lines; /* line ends due before the next word: 1, or 2 between blocks */
     bool open; /* a block with words in it */
-    u32 start, end;
+    bool owed; /* the line end that a divided word has taken the place of */
+    u32 start;
+    int kind;
+    buf text;  /* of the page's words */
+    pdf_word *word;
+    usize *from; /* [n] bytes of text where a word begins; it ends where the next one does */
+    usize n, cap, cap_from;
+    u32 line, block;
+    pdf_step *step;
+    usize cap_step;
+    u32 *turn; /* scratch */
+    usize cap_turn;
 } reader;
 
 static err wrong(const reader *r, const char *expected)
@@ -101,61 +113,183 @@ static bool text_char(reader *r, u32 *c)
     return true;
 }
 
-/* A word's letters; white space inside of it (there is, as U+00A0) is one space, controls are dropped, a word of nothing else
- * gets no anchor. */
+static bool is_rtl(u32 c)
+{
+    return (c >= 0x590 && c < 0x900) || (c >= 0xFB1D && c < 0xFE00) || (c >= 0xFE70 && c < 0xFF00);
+}
+/* what keeps its direction inside of them */
+static bool is_ltr(u32 c) { return text_is_digit(c) || (text_is_letter(c) && !is_rtl(c)); }
+
+static void reverse(u32 *c, usize n)
+{
+    for (usize i = 0; i < n / 2; i++) {
+        u32 was = c[i];
+        c[i] = c[n - 1 - i];
+        c[n - 1 - i] = was;
+    }
+}
+
+/* From how it stands on the page to how it is read: the whole backwards, numbers and foreign words in it as they were. */
+static err turn_word(reader *r, usize from)
+{
+    usize n = 0, rtl = 0;
+    str s = {r->text.p + from, r->text.n - from};
+    for (usize at = 0; at < s.n;) {
+        u32 c = utf8_next(s, &at);
+        if (!VEC_PUSH(r->turn, n, r->cap_turn, c)) return err_new(ERR_NOMEM, "no memory for a page's words");
+        rtl += is_rtl(c);
+    }
+    if (!rtl) return OK;
+    reverse(r->turn, n);
+    for (usize i = 0, k; i < n; i = k + 1) {
+        for (k = i; k < n && is_ltr(r->turn[k]);) k++;
+        if (k > i) reverse(r->turn + i, k - i);
+    }
+    r->text.n = from;
+    for (usize i = 0; i < n; i++) buf_utf8(&r->text, r->turn[i]);
+    return buf_error(&r->text);
+}
+
+/* A word's letters; white space inside of it (there is, as U+00A0) is one space, controls are dropped, a word of nothing else is
+ * none. */
 static err word(reader *r)
 {
-    float b[4];
+    pdf_word w = {.line = r->line, .block = r->block};
+    usize from = r->text.n;
     u32 c;
-    bool begun = false, space = false;
-    TRY(box(r, b));
+    bool space = false;
+    TRY(box(r, w.box));
     while (text_char(r, &c)) {
+        bool begun = r->text.n > from;
         space = space || (begun && (c == ' ' || c == 0xA0));
         if (c <= 0x20 || (c >= 0x7F && c <= 0xA0)) continue;
-        if (!begun) {
-            for (u32 i = 0; r->any && i < r->lines; i++) canon_gap(r->c, '\n');
-            if (r->any && !r->lines) canon_gap(r->c, ' ');
-            if (!r->open) r->start = canon_here(r->c);
-            canon_tag(r->c, r->n_pages, 0, b);
-            r->any = r->open = begun = true;
-            r->lines = 0;
-        }
-        if (space) canon_put(r->c, ' ');
+        if (space) buf_byte(&r->text, ' ');
         space = false;
-        canon_put(r->c, c);
+        buf_utf8(&r->text, c);
     }
-    return accept(r, "</word>") ? OK : wrong(r, "</word>");
+    if (!accept(r, "</word>")) return wrong(r, "</word>");
+    TRY(buf_error(&r->text));
+    if (r->text.n == from) return OK;
+    TRY(turn_word(r, from));
+    usize n = r->n;
+    if (!VEC_PUSH(r->from, n, r->cap_from, from) || !VEC_PUSH(r->word, r->n, r->cap, w))
+        return err_new(ERR_NOMEM, "no memory for a page's words");
+    return OK;
 }
 
 static err block_of_words(reader *r)
 {
     float b[4];
     TRY(box(r, b));
-    r->open = false;
+    r->block++;
     while (accept_tag(r, "<line")) {
         TRY(box(r, b));
+        r->line++;
         while (accept_tag(r, "<word")) TRY(word(r));
         if (!accept_tag(r, "</line>")) return wrong(r, "<word> or </line>");
-        if (r->lines < 1) r->lines = 1;
     }
-    if (r->open) blocks_add(&r->blocks, r->start, canon_here(r->c), BLOCK_TEXT, 0);
-    r->open = false;
-    r->lines = 2;
     return accept_tag(r, "</block>") ? OK : wrong(r, "<line> or </block>");
+}
+
+/* ---- a page's words to text --------------------------------------------------------------------------------------------------
+ */
+static str word_text(const reader *r, u32 i)
+{
+    usize to = i + 1 < r->n ? r->from[i + 1] : r->text.n;
+    return (str){r->text.p + r->from[i], to - r->from[i]};
+}
+
+static u32 last_char(str s, usize skip) /* the last but `skip` ASCII characters; 0: none */
+{
+    if (s.n <= skip) return 0;
+    usize at = s.n - skip - 1;
+    while (at && ((u8)s.p[at] & 0xC0) == 0x80) at--;
+    return utf8_next(s, &at);
+}
+
+/* Word a ends its line with a hyphen that divides it: small letters before and after. *keep: another hyphen in it says that this
+ * one is its own. */
+static bool is_divided(str a, str b, bool *keep)
+{
+    usize at = 0;
+    if (a.n < 3 || a.p[a.n - 1] != '-' || !b.n) return false;
+    u32 before = last_char(a, 1), after = utf8_next(b, &at);
+    bool small = (before >= 'a' && before <= 'z') || (before >= 0xDF && before < 0x250 && text_is_letter(before));
+    bool goes_on = (after >= 'a' && after <= 'z') || (after >= 0xDF && after < 0x250 && text_is_letter(after));
+    *keep = memchr(a.p, '-', a.n - 1) || memchr(b.p, '-', b.n);
+    return small && goes_on;
+}
+
+static void close_block(reader *r)
+{
+    if (r->open) blocks_add(&r->blocks, r->start, canon_here(r->c), r->kind, 0);
+    r->open = false;
+}
+
+static void put_word(reader *r, const pdf_step *was, const pdf_step *s, const pdf_step *next)
+{
+    str t = word_text(r, s->word);
+    bool keep = false, joined = was && s->before == PDF_LINE && s->kind == BLOCK_TEXT && is_divided(word_text(r, was->word), t, &keep);
+    bool divided = next && next->before == PDF_LINE && s->kind == BLOCK_TEXT && is_divided(t, word_text(r, next->word), &keep);
+    if (divided && !keep) t.n--;
+    if (s->before == PDF_BLOCK) {
+        close_block(r);
+        for (int i = 0; r->any && i < 2; i++) canon_gap(r->c, '\n');
+        r->start = canon_here(r->c);
+        r->kind = s->kind;
+        r->open = r->any = true;
+    } else if (!joined)
+        canon_gap(r->c, s->before == PDF_LINE || r->owed ? '\n' : s->before == PDF_CELL ? '\t' : ' ');
+    r->owed = joined;
+    canon_tag(r->c, r->n_pages, 0, r->word[s->word].box);
+    for (usize at = 0; at < t.n;) canon_put(r->c, utf8_next(t, &at));
+}
+
+/* Lines that are mostly of a right-to-left script: their words in the order of reading. */
+static void turn_lines(reader *r, pdf_step *s, usize n)
+{
+    for (usize from = 0, to; from < n; from = to) {
+        usize rtl = 0;
+        for (to = from; to < n && (to == from || s[to].before <= PDF_CELL); to++) {
+            str t = word_text(r, s[to].word);
+            usize at = 0;
+            rtl += is_rtl(utf8_next(t, &at)) || is_rtl(last_char(t, 0));
+        }
+        if (rtl * 2 <= to - from) continue;
+        for (usize i = from, k = to - 1; i < k; i++, k--) {
+            u32 w = s[i].word;
+            s[i].word = s[k].word;
+            s[k].word = w;
+        }
+    }
+}
+
+static err put_page(reader *r, float width)
+{
+    if (!vec_grow((void **)&r->step, &r->cap_step, r->n + 1, sizeof *r->step)) return err_new(ERR_NOMEM, "no memory for a page");
+    TRY(pdf_layout(r->word, r->n, width, r->step));
+    turn_lines(r, r->step, r->n);
+    for (usize i = 0; i < r->n; i++)
+        put_word(r, i ? &r->step[i - 1] : NULL, &r->step[i], i + 1 < r->n ? &r->step[i + 1] : NULL);
+    close_block(r);
+    return OK;
 }
 
 static err one_page(reader *r)
 {
-    float size;
+    float width, height;
     r->n_pages++;
-    TRY(number(r, " width=\"", &size));
-    TRY(number(r, " height=\"", &size));
+    r->n = r->line = r->block = 0;
+    buf_reset(&r->text);
+    TRY(number(r, " width=\"", &width));
+    TRY(number(r, " height=\"", &height));
     if (!accept(r, ">")) return wrong(r, "'>'");
     while (accept_tag(r, "<flow>")) {
         while (accept_tag(r, "<block")) TRY(block_of_words(r));
         if (!accept_tag(r, "</flow>")) return wrong(r, "<block> or </flow>");
     }
-    return accept_tag(r, "</page>") ? OK : wrong(r, "<flow> or </page>");
+    if (!accept_tag(r, "</page>")) return wrong(r, "<flow> or </page>");
+    return put_page(r, width);
 }
 
 /* The head, up to <doc>: a title that the document may have filled with anything, so nothing else is looked at. */
@@ -190,6 +324,11 @@ err load_pdf_parse(str xhtml, loaded *out)
     if (!bad.code) bad = blocks_end(&r.blocks, out);
     blocks_free(&r.blocks);
     canon_free(r.c);
+    buf_free(&r.text);
+    mem_free(r.word);
+    mem_free(r.from);
+    mem_free(r.step);
+    mem_free(r.turn);
     return bad;
 }
 

@@ -27,7 +27,7 @@ static bool is_bad(str bytes)
 /* One part, stored, as little as libzip accepts: local header, directory, end */
 static void le(buf *b, u32 v, int n)
 {
-    for (int i = 0; i < n; i++) buf_byte(b, (int)(v >> (8 * i) & 255));
+    for (int i = 0; i < n; i++) buf_byte(b, i < 4 ? (int)(v >> (8 * i) & 255) : 0);
 }
 
 static u32 crc_of(const u8 *p, usize n)

@@ -136,12 +136,12 @@ static void pdf(void **state)
     buf b = fixture("words.pdf");
     loaded d = load_one("words.pdf", buf_view(&b));
     assert_string_equal(d.title, "Travel & expenses");
-    assert_string_equal(d.text, "Travel costs\nare paid by the com-\npany.\n\nSecond block\n\nPage two & <tags>");
+    assert_string_equal(d.text, "Travel costs\nare paid by the company.\n\nSecond block\n\nPage two & <tags>");
     assert_int_equal(d.n_pages, 2);
     assert_int_equal(d.n_blocks, 3);
     assert_int_equal(d.n_anchors, 14);
     place p;
-    no_err(load_place(&d, 7, 36, &p)); /* costs ... pa: three lines */
+    no_err(load_place(&d, 7, 34, &p)); /* costs ... pa: three lines, a word over two of them */
     assert_int_equal(p.page, 1);
     assert_int_equal(p.line, 1);
     assert_int_equal(p.n_rects, 3);
@@ -274,6 +274,20 @@ static void plain_word(const char *s, buf *out) /* entities, controls and spaces
     buf_free(&raw);
 }
 
+/* The same letters, counted: words of right-to-left scripts are turned round */
+static bool same_letters(str a, str b)
+{
+    i64 sum[2] = {0}, rtl = 0;
+    str s[] = {a, b};
+    for (int i = 0; i < 2; i++)
+        for (usize at = 0; at < s[i].n;) {
+            u32 c = utf8_next(s[i], &at);
+            sum[i] += (i64)c * c;
+            rtl += c >= 0x590 && c < 0x900;
+        }
+    return a.n == b.n && rtl && sum[0] == sum[1];
+}
+
 /* How many anchors have, at the same place, the same word in the other output; two words may share a box (bold by overprinting).
  */
 static usize agree(const loaded *d, str pdf)
@@ -290,7 +304,9 @@ static usize agree(const loaded *d, str pdf)
                 continue;
             buf want = {0};
             plain_word(w[k].text, &want);
-            same = str_eq(is, str_trim(buf_view(&want)));
+            str word = str_trim(buf_view(&want));
+            same = str_eq(is, word) || same_letters(is, word);
+            if (!same && str_ends(word, S("-"))) same = str_eq(is, (str){word.p, word.n - 1}); /* the word goes on in the next line */
             buf_free(&want);
         }
         if (!same) print_message("      page %u: '%.*s'\n", a->a, (int)is.n, is.p);
