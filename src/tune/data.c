@@ -269,7 +269,6 @@ static err begin(tune_data **out, const model *m, const tune_opts *o)
     if (!d) return no_memory();
     *out = d;
     d->m = m;
-    d->causal = m->h.causal;
     d->o = o ? *o : none;
     i64 most = m->h.n_ctx > 0 ? m->h.n_ctx : 1 << 20; /* a model of which only the tokenizer is open does not say */
     if (d->o.ctx < 0 || d->o.ctx == 1 || d->o.ctx > most)

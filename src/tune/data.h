@@ -1,5 +1,5 @@
 /* tune/data.h - from a user's files to what a training step eats: samples of token ids of which some are targets, and batches
- * without padding. Knows files, formats, templates and tokenizers; knows no graph, no optimizer and no loss.
+ * without padding (model/packing.c puts them into rows). Knows files, formats, templates and tokenizers; knows no graph, no optimizer and no loss.
  *
  * FORMATS, recognised per file, one format in a file:
  *   text           a .txt or .md file (a line "<|endoftext|>" ends a document), or rows {"text"}
@@ -94,15 +94,14 @@ typedef struct tune_data {
                                       * "{text}\nlabel:" and " NAME" */
     tune_opts     o;         /* in force; its strings are the two above */
     u64           hash;      /* of ids, targets and labels: a resumed run sees the same data */
-    bool          causal;    /* of the model: decides span below */
     const model  *m;         /* borrowed */
     struct tune_form *form;  /* private to data*.c */
     struct tune_reader *reader;
 } tune_data;
 
 /* Reads everything; problems of the data are collected, not returned. Errors: IO, NOTFOUND, INPUT (options), NOMEM, UNSUPPORTED (a
- * chat format for a model without a template). Only m->tok, chat, chat_error, path, query_prefix, h.n_ctx and h.causal are read; a
- * model whose tokenizer alone is open (n_ctx 0) will do for all but tune_batch.span. The model outlives the data. */
+ * chat format for a model without a template). Only m->tok, chat, chat_error, path, query_prefix and h.n_ctx are read; a
+ * model whose tokenizer alone is open (n_ctx 0) will do. The model outlives the data. */
 err  tune_data_open(tune_data **, const model *, const char *const *path, usize n, const tune_opts *);
 err  tune_data_read(tune_data **, const model *, const char *name, str bytes, const tune_opts *); /* one file that is in memory */
 err  tune_data_ready(const tune_data *);     /* FORMAT, with the first refusal and how many there are: what a trainer calls first */
@@ -137,22 +136,8 @@ void tune_packing_free(tune_packing *);
 /* THE divisor: targets of the batches [from, to) that one optimizer step takes. Nothing else divides a loss. */
 i64  tune_packing_targets(const tune_packing *, usize from, usize to);
 
-/* A batch: flat arrays over rows; a segment is rows [start[s], start[s+1]) of one sample and sees only itself. */
-typedef struct {
-    i64  rows, n_segments, n_targets;
-    i32 *id;                 /* [rows] token, or -1: a lead row */
-    i32 *pos;                /* [rows] from 0 in each segment */
-    i32 *span;               /* [3,rows] {segment, first, end}, as attend wants it without pages: end = row + 1, or the segment's end
-                              * for a model that is not causal */
-    i32 *want;               /* [rows] the token (head: class) to predict, or -1: as xent wants it */
-    i32 *lead;               /* [rows] 0 .. lead-1 for lead rows, else -1 */
-    i32 *start;              /* [n_segments + 1] */
-    u32 *sample;             /* [n_segments] index into tune_data.sample */
-    i32 *label;              /* [n_segments] class or -1 */
-    i32 *target_row;         /* [n_targets] rows with want >= 0, ascending: the rows whose logits are needed */
-    void *memory;            /* of all arrays */
-    usize memory_len;
-} tune_batch;                /* starts as {0} */
-err  tune_batch_fill(const tune_data *, const tune_packing *, usize pack, tune_batch *); /* memory is used again */
-void tune_batch_free(tune_batch *);
+/* A batch as model/packing.c takes it. want: [n_tokens] target of each token's row or -1 (owned: mem_free); weight: [longest sample]. */
+err  tune_targets(const tune_data *, i32 **want);
+i64  tune_sample_rows(const tune_data *, const tune_sample *); /* that its tokens take, without lead */
+int  tune_pack_seqs(const tune_data *, const tune_packing *, usize pack, const i32 *want, const float *weight, float counts, packed_seq *); /* how many were filled */
 #endif

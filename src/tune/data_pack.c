@@ -1,4 +1,4 @@
-/* tune/data_pack.c - which samples share a batch, and the batch as arrays.
+/* tune/data_pack.c - which samples share a batch. model/packing.c makes rows of them.
  *
  * Best fit decreasing over a shuffled order: the longest samples first, each into the fullest batch that still has room. Open
  * batches are kept by their free rows and a bit per number of free rows says where some are, so a corpus of a million samples is
@@ -26,8 +26,7 @@ static err no_memory(void) { return err_new(ERR_NOMEM, "out of memory for packin
 
 static i64 rows_of(const tune_data *d, u32 sample, i64 lead)
 {
-    const tune_sample *s = &d->sample[sample];
-    return lead + s->n - !(d->o.head && s->label >= 0);
+    return lead + tune_sample_rows(d, &d->sample[sample]);
 }
 
 static void shuffle(u32 *v, usize n, rng *r)
@@ -196,69 +195,26 @@ i64 tune_packing_targets(const tune_packing *p, usize from, usize to)
     return sum;
 }
 
-/* ---- batches ---- */
-static err make_room(tune_batch *b)
+/* ---- a batch as sequences ---- */
+i64 tune_sample_rows(const tune_data *d, const tune_sample *s) { return (i64)s->n - !(d->o.head && s->label >= 0); }
+
+err tune_targets(const tune_data *d, i32 **out)
 {
-    usize rows = (usize)b->rows, segments = (usize)b->n_segments, targets = (usize)b->n_targets;
-    usize need = (rows * 7 + segments * 3 + 1 + targets) * sizeof(i32);
-    if (!vec_grow(&b->memory, &b->memory_len, need, 1)) return no_memory();
-    i32 *at = b->memory;
-    b->id = at, at += rows;
-    b->pos = at, at += rows;
-    b->span = at, at += 3 * rows;
-    b->want = at, at += rows;
-    b->lead = at, at += rows;
-    b->start = at, at += segments + 1;
-    b->sample = (u32 *)at, at += segments;
-    b->label = at, at += segments;
-    b->target_row = at;
+    i32 *want = *out = mem_array(i32, d->n_tokens + 1);
+    if (!want) return no_memory();
+    for (usize i = 0; i < d->n_samples; i++) {
+        const tune_sample *s = &d->sample[i];
+        for (u32 j = 0; j < s->n; j++) want[s->at + j] = j + 1 < s->n && d->learn[s->at + j + 1] ? d->id[s->at + j + 1] : -1;
+    }
     return OK;
 }
 
-static void fill_segment(const tune_data *d, tune_batch *b, i64 lead, i32 segment, i32 from, i32 end, i64 *n_targets)
+int tune_pack_seqs(const tune_data *d, const tune_packing *p, usize pack, const i32 *want, const float *weight, float counts, packed_seq *q)
 {
-    const tune_sample *s = &d->sample[b->sample[segment]];
-    const i32 *id = d->id + s->at;
-    const u8 *learn = d->learn + s->at;
-    bool head = d->o.head && s->label >= 0;
-    for (i32 row = from; row < end; row++) {
-        i64 k = row - from - lead; /* the token */
-        b->id[row] = k < 0 ? -1 : id[k];
-        b->lead[row] = k < 0 ? row - from : -1;
-        b->pos[row] = row - from;
-        b->span[3 * row] = segment, b->span[3 * row + 1] = from, b->span[3 * row + 2] = d->causal ? row + 1 : end;
-        if (head)
-            b->want[row] = row == end - 1 ? s->label : -1;
-        else
-            b->want[row] = k >= -1 && k + 1 < (i64)s->n && learn[k + 1] ? id[k + 1] : -1;
-        if (b->want[row] >= 0) b->target_row[(*n_targets)++] = row;
+    const tune_pack *k = &p->pack[pack];
+    for (usize i = 0; i < k->n; i++) {
+        const tune_sample *s = &d->sample[p->sample[k->first + i]];
+        q[i] = (packed_seq){.id = d->id + s->at, .n = tune_sample_rows(d, s), .want = want + s->at, .weight = weight, .klass = d->o.head ? s->label : -1, .counts = counts};
     }
-}
-
-err tune_batch_fill(const tune_data *d, const tune_packing *pk, usize which, tune_batch *b)
-{
-    if (which >= pk->n_packs) return err_new(ERR_INPUT, "batch %zu of %zu", which, pk->n_packs);
-    const tune_pack *p = &pk->pack[which];
-    i64 n_targets = 0;
-    i32 row = 0;
-    b->rows = p->rows, b->n_segments = (i64)p->n, b->n_targets = p->n_targets;
-    TRY(make_room(b));
-    for (usize s = 0; s < p->n; s++) {
-        b->sample[s] = pk->sample[p->first + s];
-        b->label[s] = d->sample[b->sample[s]].label;
-        b->start[s] = row;
-        i32 end = row + (i32)rows_of(d, b->sample[s], pk->o.lead);
-        fill_segment(d, b, pk->o.lead, (i32)s, row, end, &n_targets);
-        row = end;
-    }
-    b->start[p->n] = row;
-    CHECK(row == p->rows && n_targets == p->n_targets);
-    return OK;
-}
-
-void tune_batch_free(tune_batch *b)
-{
-    if (!b) return;
-    mem_free(b->memory);
-    *b = (tune_batch){0};
+    return (int)k->n;
 }

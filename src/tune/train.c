@@ -49,27 +49,13 @@ typedef struct {
 
 /* ---- getting ready ---- */
 
-static err want_of(side *s)
-{
-    const tune_data *d = s->d;
-    s->want = mem_array(i32, d->n_tokens + 1);
-    if (!s->want) return no_memory;
-    for (usize i = 0; i < d->n_samples; i++) {
-        const tune_sample *x = &d->sample[i];
-        for (u32 j = 0; j < x->n; j++) s->want[x->at + j] = j + 1 < x->n && d->learn[x->at + j + 1] ? d->id[x->at + j + 1] : -1;
-    }
-    return OK;
-}
-
-static i64 rows_of(const tune_data *d, const tune_sample *s) { return (i64)s->n - (d->o.head ? 0 : 1); }
-
 /* rows and sequences of a batch that serve every epoch */
 static err sizes(trainer *t)
 {
     const tune_data *d = t->train.d;
     i64 lead = packing_overhead(&t->set), total = 0, longest = 0, shortest = INT32_MAX;
     for (usize i = 0; i < d->n_samples; i++) {
-        i64 n = rows_of(d, &d->sample[i]) + lead;
+        i64 n = tune_sample_rows(d, &d->sample[i]) + lead;
         total += n;
         longest = i64_max(longest, n);
         shortest = i64_min(shortest, n);
@@ -107,7 +93,7 @@ static err count_steps(trainer *t)
 static err open_side(trainer *t, side *s, bool grad, i64 recompute)
 {
     bool classes = s->d->o.head;
-    if (!s->want) TRY(want_of(s));
+    if (!s->want) TRY(tune_targets(s->d, &s->want));
     s->shape = (batch_shape){.rows = t->rows, .seqs = t->seqs, .train = &t->set, .loss = classes ? LOSS_CLASSES : LOSS_TOKENS, .chunk = t->o->chunk, .pool = eval_pool(t->m), .recompute = recompute, .learn = grad};
     return packing_open(&s->pack, t->m, t->ws, &s->shape, grad, &s->io);
 }
@@ -164,14 +150,9 @@ static err buffers(trainer *t)
 
 static err put_pack(trainer *t, side *s, const tune_packing *p, usize pack, double weight)
 {
-    const tune_pack *k = &p->pack[pack];
-    const tune_data *d = s->d;
     for (i64 i = 0; i < t->rows; i++) t->weight[i] = (float)weight;
-    for (usize i = 0; i < k->n; i++) {
-        const tune_sample *x = &d->sample[p->sample[k->first + i]];
-        t->seq[i] = (packed_seq){.id = d->id + x->at, .n = rows_of(d, x), .want = s->want + x->at, .weight = t->weight, .klass = d->o.head ? x->label : -1, .counts = (float)weight};
-    }
-    return packing_put(s->pack, &s->io, t->seq, (int)k->n);
+    int n = tune_pack_seqs(s->d, p, pack, s->want, t->weight, (float)weight, t->seq);
+    return packing_put(s->pack, &s->io, t->seq, n);
 }
 
 /* the first trained matrix that holds something that is no number, or NULL */
@@ -416,7 +397,7 @@ static err prepare(trainer *t, const tune_data *train, const tune_data *held)
     TRY(way_make(t->m, t->threads, t->o, train, &t->set));
     TRY(sizes(t));
     if (held) /* held-out samples may be longer than any that is learned */
-        for (usize i = 0; i < held->n_samples; i++) t->rows = i64_max(t->rows, rows_of(held, &held->sample[i]) + packing_overhead(&t->set));
+        for (usize i = 0; i < held->n_samples; i++) t->rows = i64_max(t->rows, tune_sample_rows(held, &held->sample[i]) + packing_overhead(&t->set));
     TRY(count_steps(t));
     TRY(tune_config(t->m, t->o, train, t->rows, &t->config));
     TRY(adamw_new(&t->opt, &t->set));

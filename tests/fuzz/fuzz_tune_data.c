@@ -63,19 +63,25 @@ static bool adds_up(const tune_data *d)
 static bool packs(const tune_data *d)
 {
     tune_packing *p;
-    tune_batch b = {0};
+    i32 *want = NULL;
+    packed_seq *q = NULL;
     i64 targets = 0;
     usize segments = 0;
-    err e = OK;
+    bool good = true;
     if (tune_packing_new(&p, d, &(tune_pack_opts){.seed = 1, .lead = 2}).code) return true;
-    for (usize i = 0; i < p->n_packs && !e.code; i++) {
-        e = tune_batch_fill(d, p, i, &b);
-        if (e.code) break;
-        for (i64 r = 0; r < b.rows; r++) targets += b.want[r] >= 0;
-        segments += (usize)b.n_segments;
+    if (tune_targets(d, &want).code || !(q = mem_array(packed_seq, p->most_segments + 1))) goto done;
+    for (usize i = 0; i < p->n_packs; i++) {
+        int n = tune_pack_seqs(d, p, i, want, NULL, 1, q);
+        i64 here = 0;
+        for (int s = 0; s < n; here += 2 + q[s++].n)
+            for (i64 r = 0; r < q[s].n; r++) targets += d->o.head ? !r && q[s].klass >= 0 : q[s].want[r] >= 0;
+        segments += (usize)n;
+        good &= here == p->pack[i].rows && here <= p->o.batch_tokens;
     }
-    bool good = e.code == ERR_NOMEM || (!e.code && targets == d->n_targets && segments == d->n_samples);
-    tune_batch_free(&b);
+    good &= targets == d->n_targets && segments == d->n_samples;
+done:
+    mem_free(q);
+    mem_free(want);
     tune_packing_free(p);
     return good;
 }

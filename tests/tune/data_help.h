@@ -61,7 +61,6 @@ static inline void bytes_model_new(bytes_model *b, const char *specials, const c
     if (chat) assert_ok(chat_template_new(&b->m.chat, str_of(chat)));
     b->m.path = "bytes";
     b->m.h.n_ctx = 4096;
-    b->m.h.causal = true;
 }
 
 static inline void bytes_model_free(bytes_model *b)
