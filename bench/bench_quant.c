@@ -104,7 +104,7 @@ static void measure(const job *j, const kern *kn)
     }
     double bytes = (double)group * (double)per / 1e9, macs = (double)j->k * 8 / 1e9;
     double rd = tenth(t[0], n), one = tenth(t[1], n), four = tenth(t[2], n);
-    printf("%-5s %-8s %6lld  %9.2f %9.2f %5.0f%%  %9.1f %9.1f %9.1f\n", dtype_table[j->t].name, cpu_name(kn->level),
+    printf("%-6s %-8s %6lld  %9.2f %9.2f %5.0f%%  %9.1f %9.1f %9.1f\n", dtype_table[j->t].name, cpu_name(kn->level),
            (long long)j->k, bytes / rd, bytes / one, 100 * rd / one, 4 * macs * (double)(few / 4 + 1) / four,
            macs / tenth(t[3], n), macs / tenth(t[4], n));
     fflush(stdout);
@@ -112,12 +112,12 @@ static void measure(const job *j, const kern *kn)
 
 int main(int argc, char **argv)
 {
-    static const dtype types[] = {Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q6_K};
+    static const dtype types[] = {Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q6_K, Q5_1, Q5_K, Q3_K, Q2_K, IQ4_NL, IQ4_XS, MXFP4};
     i64 k = argc > 3 ? atoll(argv[3]) : 1536;
     u8 *memory = mmap(NULL, SET_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED || k < 256 || k % 256) return 2;
     madvise(memory, SET_BYTES, MADV_HUGEPAGE);
-    printf("%-5s %-8s %6s  %9s %9s %6s  %9s %9s %9s\n", "type", "level", "k", "read GB/s", "1 column", "share", "GMAC/s: 4", "16",
+    printf("%-6s %-8s %6s  %9s %9s %6s  %9s %9s %9s\n", "type", "level", "k", "read GB/s", "1 column", "share", "GMAC/s: 4", "16",
            "L2 block");
     for (usize i = 0; i < COUNT_OF(types); i++) {
         if (argc > 1 && strcmp(argv[1], "all") && strcmp(argv[1], dtype_table[types[i]].name)) continue;

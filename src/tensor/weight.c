@@ -85,26 +85,65 @@ static void out_q4_1(const u8 *g, int lane, i64 i, float *dst)
     values_plus(codes, Q32, scale_of(Q4_1, g, i, lane), scale_of(Q4_1, g, i, lane + 8), dst);
 }
 
+/* one or two more bits of 32 codes, from or to bit `at` of theirs */
+static void bits_in(u8 v[32], int lane, const u8 codes[32], int at)
+{
+    u32 bits = 0;
+    for (int q = 0; q < 8; q++) bits |= (quad(codes, q) >> at & LOW1) << q;
+    word_put(v, lane, bits);
+}
+static void bits_out(const u8 v[32], int lane, u8 codes[32], int at)
+{
+    u32 bits = word(v, lane);
+    for (int q = 0; q < 8; q++) quad_put(codes, q, quad(codes, q) | (bits >> q & LOW1) << at);
+}
+static void pairs_in(u8 v[2][32], int lane, const u8 codes[32], int at)
+{
+    for (int h = 0; h < 2; h++) {
+        u32 pairs = 0;
+        for (int t = 0; t < 4; t++) pairs |= (quad(codes, 4 * h + t) >> at & LOW2) << 2 * t;
+        word_put(v[h], lane, pairs);
+    }
+}
+static void pairs_out(const u8 v[2][32], int lane, u8 codes[32], int at)
+{
+    for (int q = 0; q < 8; q++) quad_put(codes, q, quad(codes, q) | (word(v[q / 4], lane) >> 2 * (q % 4) & LOW2) << at);
+}
+
+static void fives_in(r8_q5_0 *v, int lane, const u8 q[16], const u8 high[4])
+{
+    u8 codes[Q32];
+    codes_get_fives(q, high, codes);
+    nibbles_in(v->nibbles, lane, codes);
+    bits_in(v->bits, lane, codes, 4);
+}
 static void in_q5_0(u8 *g, int lane, i64 i, const void *from)
 {
     const block_q5_0 *b = from;
-    r8_q5_0 *v = (r8_q5_0 *)(g + r8_values(Q5_0, i));
-    u8 codes[Q32];
-    u32 bits = 0;
     scales_at(Q5_0, g, i)[lane] = half_get(b->d);
-    codes_get_fives(b->q, b->high, codes);
-    nibbles_in(v->nibbles, lane, codes);
-    for (int q = 0; q < 8; q++) bits |= (quad(codes, q) >> 4 & LOW1) << q;
-    word_put(v->bits, lane, bits);
+    fives_in((r8_q5_0 *)(g + r8_values(Q5_0, i)), lane, b->q, b->high);
 }
 static void out_q5_0(const u8 *g, int lane, i64 i, float *dst)
 {
     const r8_q5_0 *v = (const r8_q5_0 *)(g + r8_values(Q5_0, i));
     u8 codes[Q32];
-    u32 bits = word(v->bits, lane);
     nibbles_out(v->nibbles, lane, codes);
-    for (int q = 0; q < 8; q++) quad_put(codes, q, quad(codes, q) | (bits >> q & LOW1) << 4);
+    bits_out(v->bits, lane, codes, 4);
     values_offset(codes, Q32, scale_of(Q5_0, g, i, lane), 16, dst);
+}
+static void in_q5_1(u8 *g, int lane, i64 i, const void *from)
+{
+    const block_q5_1 *b = from;
+    scales_at(Q5_1, g, i)[lane] = half_get(b->d), scales_at(Q5_1, g, i)[lane + 8] = half_get(b->m);
+    fives_in((r8_q5_0 *)(g + r8_values(Q5_1, i)), lane, b->q, b->high);
+}
+static void out_q5_1(const u8 *g, int lane, i64 i, float *dst)
+{
+    const r8_q5_0 *v = (const r8_q5_0 *)(g + r8_values(Q5_1, i));
+    u8 codes[Q32];
+    nibbles_out(v->nibbles, lane, codes);
+    bits_out(v->bits, lane, codes, 4);
+    values_plus(codes, Q32, scale_of(Q5_1, g, i, lane), scale_of(Q5_1, g, i, lane + 8), dst);
 }
 
 static void in_q4_k(u8 *g, int lane, i64 i, const void *from)
@@ -136,11 +175,7 @@ static void in_q6_k(u8 *g, int lane, i64 i, const void *from)
     codes_get_q6_k(b, codes);
     for (int j = 0; j < 8; j++) {
         nibbles_in(v->block[j].nibbles, lane, codes + 32 * j);
-        for (int h = 0; h < 2; h++) {
-            u32 pairs = 0;
-            for (int t = 0; t < 4; t++) pairs |= (quad(codes, 8 * j + 4 * h + t) >> 4 & LOW2) << 2 * t;
-            word_put(v->block[j].pairs[h], lane, pairs);
-        }
+        pairs_in(v->block[j].pairs, lane, codes + 32 * j, 4);
     }
 }
 static void out_q6_k(const u8 *g, int lane, i64 i, float *dst)
@@ -151,20 +186,138 @@ static void out_q6_k(const u8 *g, int lane, i64 i, float *dst)
     for (int j = 0; j < 4; j++) memcpy(scales + 4 * j, v->scales[j][lane], 4);
     for (int j = 0; j < 8; j++) {
         nibbles_out(v->block[j].nibbles, lane, codes + 32 * j);
-        for (int q = 0; q < 8; q++) {
-            u32 top = word(v->block[j].pairs[q / 4], lane) >> 2 * (q % 4) & LOW2;
-            quad_put(codes, 8 * j + q, quad(codes, 8 * j + q) | top << 4);
-        }
+        pairs_out(v->block[j].pairs, lane, codes + 32 * j, 4);
     }
     values_q6_k(codes, scales, scale_of(Q6_K, g, i, lane), dst);
+}
+
+static void in_q5_k(u8 *g, int lane, i64 i, const void *from)
+{
+    const block_q5_k *b = from;
+    r8_q5_k *v = (r8_q5_k *)(g + r8_values(Q5_K, i));
+    u8 codes[QK];
+    v->d[lane] = half_get(b->d), v->dmin[lane] = half_get(b->dmin);
+    for (int w = 0; w < 3; w++) memcpy(&v->scales[w][lane], b->scales + 4 * w, 4);
+    codes_get_q5_k(b, codes);
+    for (int j = 0; j < 8; j++) {
+        nibbles_in(v->block[j].nibbles, lane, codes + 32 * j);
+        bits_in(v->block[j].bits, lane, codes + 32 * j, 4);
+    }
+}
+static void out_q5_k(const u8 *g, int lane, i64 i, float *dst)
+{
+    const r8_q5_k *v = (const r8_q5_k *)(g + r8_values(Q5_K, i));
+    u8 codes[QK], scales[12];
+    for (int w = 0; w < 3; w++) memcpy(scales + 4 * w, &v->scales[w][lane], 4);
+    for (int j = 0; j < 8; j++) {
+        nibbles_out(v->block[j].nibbles, lane, codes + 32 * j);
+        bits_out(v->block[j].bits, lane, codes + 32 * j, 4);
+    }
+    values_q4_k(codes, scales, f16_to_f32(v->d[lane]), f16_to_f32(v->dmin[lane]), dst);
+}
+
+static void in_q3_k(u8 *g, int lane, i64 i, const void *from)
+{
+    const block_q3_k *b = from;
+    r8_q3_k *v = (r8_q3_k *)(g + r8_values(Q3_K, i));
+    u8 codes[QK];
+    scales_at(Q3_K, g, i)[lane] = half_get(b->d);
+    for (int w = 0; w < 3; w++) memcpy(&v->scales[w][lane], b->scales + 4 * w, 4);
+    codes_get_q3_k(b, codes);
+    for (int j = 0; j < 8; j++) {
+        pairs_in(v->block[j].pairs, lane, codes + 32 * j, 0);
+        bits_in(v->block[j].bits, lane, codes + 32 * j, 2);
+    }
+}
+static void out_q3_k(const u8 *g, int lane, i64 i, float *dst)
+{
+    const r8_q3_k *v = (const r8_q3_k *)(g + r8_values(Q3_K, i));
+    u8 codes[QK] = {0}, scales[12];
+    for (int w = 0; w < 3; w++) memcpy(scales + 4 * w, &v->scales[w][lane], 4);
+    for (int j = 0; j < 8; j++) {
+        pairs_out(v->block[j].pairs, lane, codes + 32 * j, 0);
+        bits_out(v->block[j].bits, lane, codes + 32 * j, 2);
+    }
+    values_q3_k(codes, scales, scale_of(Q3_K, g, i, lane), dst);
+}
+
+static void in_q2_k(u8 *g, int lane, i64 i, const void *from)
+{
+    const block_q2_k *b = from;
+    r8_q2_k *v = (r8_q2_k *)(g + r8_values(Q2_K, i));
+    u8 codes[QK];
+    v->d[lane] = half_get(b->d), v->dmin[lane] = half_get(b->dmin);
+    for (int w = 0; w < 4; w++) memcpy(v->scales[w][lane], b->scales + 4 * w, 4);
+    codes_get_twos(b->q, codes);
+    for (int j = 0; j < 8; j++) pairs_in(v->pairs[j], lane, codes + 32 * j, 0);
+}
+static void out_q2_k(const u8 *g, int lane, i64 i, float *dst)
+{
+    const r8_q2_k *v = (const r8_q2_k *)(g + r8_values(Q2_K, i));
+    u8 codes[QK] = {0}, scales[16];
+    for (int w = 0; w < 4; w++) memcpy(scales + 4 * w, v->scales[w][lane], 4);
+    for (int j = 0; j < 8; j++) pairs_out(v->pairs[j], lane, codes + 32 * j, 0);
+    values_q2_k(codes, scales, f16_to_f32(v->d[lane]), f16_to_f32(v->dmin[lane]), dst);
+}
+
+static void in_iq4_nl(u8 *g, int lane, i64 i, const void *from)
+{
+    const block_iq4_nl *b = from;
+    u8 *v = g + r8_values(IQ4_NL, i);
+    scales_at(IQ4_NL, g, i)[lane] = half_get(b->d);
+    for (int p = 0; p < 4; p++) word_put(v + 32 * p, lane, quad(b->q, p));
+}
+static void out_iq4_nl(const u8 *g, int lane, i64 i, float *dst)
+{
+    u8 codes[Q32];
+    nibbles_out((const u8(*)[32])(g + r8_values(IQ4_NL, i)), lane, codes);
+    values_levels(codes, Q32, scale_of(IQ4_NL, g, i, lane), level_iq4, dst);
+}
+
+static void in_iq4_xs(u8 *g, int lane, i64 i, const void *from)
+{
+    const block_iq4_xs *b = from;
+    r8_iq4_xs *v = (r8_iq4_xs *)(g + r8_values(IQ4_XS, i));
+    v->d[lane] = half_get(b->d), v->scales_high[lane] = half_get(b->scales_high);
+    memcpy(&v->scales_low[lane], b->scales_low, 4);
+    for (int j = 0; j < 8; j++)
+        for (int p = 0; p < 4; p++) word_put(v->nibbles[j][p], lane, quad(b->q[j], p));
+}
+static void out_iq4_xs(const u8 *g, int lane, i64 i, float *dst)
+{
+    const r8_iq4_xs *v = (const r8_iq4_xs *)(g + r8_values(IQ4_XS, i));
+    u8 codes[Q32];
+    float d = f16_to_f32(v->d[lane]);
+    for (int j = 0; j < 8; j++) {
+        int sc = (int)(v->scales_low[lane] >> 4 * j & 15) | (v->scales_high[lane] >> 2 * j & 3) << 4;
+        nibbles_out(v->nibbles[j], lane, codes);
+        values_levels(codes, Q32, d * (float)(sc - 32), level_iq4, dst + 32 * j);
+    }
+}
+
+static void in_mxfp4(u8 *g, int lane, i64 i, const void *from)
+{
+    const block_mxfp4 *b = from;
+    u8 *v = g + r8_values(MXFP4, i);
+    g[r8_scales(MXFP4, i) + (usize)lane] = b->e;
+    for (int p = 0; p < 4; p++) word_put(v + 32 * p, lane, quad(b->q, p));
+}
+static void out_mxfp4(const u8 *g, int lane, i64 i, float *dst)
+{
+    u8 codes[Q32];
+    nibbles_out((const u8(*)[32])(g + r8_values(MXFP4, i)), lane, codes);
+    values_levels(codes, Q32, mxfp4_scale(g[r8_scales(MXFP4, i) + (usize)lane]), level_mxfp4, dst);
 }
 
 static const struct {
     void (*in)(u8 *group, int lane, i64 block, const void *from);
     void (*out)(const u8 *group, int lane, i64 block, float *dst);
 } r8[DTYPE_COUNT] = {
-    [Q8_0] = {in_q8_0, out_q8_0}, [Q4_0] = {in_q4_0, out_q4_0}, [Q4_1] = {in_q4_1, out_q4_1},
-    [Q5_0] = {in_q5_0, out_q5_0}, [Q4_K] = {in_q4_k, out_q4_k}, [Q6_K] = {in_q6_k, out_q6_k},
+    [Q8_0] = {in_q8_0, out_q8_0},    [Q4_0] = {in_q4_0, out_q4_0},       [Q4_1] = {in_q4_1, out_q4_1},
+    [Q5_0] = {in_q5_0, out_q5_0},    [Q4_K] = {in_q4_k, out_q4_k},       [Q6_K] = {in_q6_k, out_q6_k},
+    [Q5_1] = {in_q5_1, out_q5_1},    [Q5_K] = {in_q5_k, out_q5_k},       [Q3_K] = {in_q3_k, out_q3_k},
+    [Q2_K] = {in_q2_k, out_q2_k},    [IQ4_NL] = {in_iq4_nl, out_iq4_nl}, [IQ4_XS] = {in_iq4_xs, out_iq4_xs},
+    [MXFP4] = {in_mxfp4, out_mxfp4},
 };
 
 /* ---- the door ------------------------------------------------------------------------------------------------------------ */

@@ -140,6 +140,19 @@ static tensor *make_matmul_x(case_build *b, const int *n)
     return NODE(b->g, OP_MATMUL_X, NONE, dy, w, slot);
 }
 
+/* the same with something to add to */
+static tensor *make_matmul_add(case_build *b, const int *n)
+{
+    graph_use_float(b->g);
+    tensor *w = make_w(b, n), *x = real(b, (shape){{n[0], n[2]}}, "x");
+    return matmul_add(b->g, x, w, slice(b->g, real(b, (shape){{n[1] + n[6], n[2]}}, "plus"), 0, n[6], n[1]));
+}
+static tensor *make_matmul_x_add(case_build *b, const int *n)
+{
+    tensor *w = make_w(b, n), *dy = real(b, (shape){{n[1], n[2]}}, "dy");
+    return NODE(b->g, OP_MATMUL_X, NONE, dy, w, NULL, real(b, (shape){{n[0], n[2]}}, "plus"));
+}
+
 static tensor *make_matmul_w(case_build *b, const int *n)
 {
     tensor *x = real(b, (shape){{n[0], n[2]}}, "x"), *dy = real(b, (shape){{n[1], n[2]}}, "dy"), *slot = make_slot(b, n);
@@ -525,9 +538,15 @@ const op_case op_cases[] = {
     ONE(MATMUL, "shared x, interleaved", matmul_shared, CASE_8BIT, 64, 12, 3, Q8_0, LAYOUT_R8),
     ONE(MATMUL, "adapters over Q8_0", lora, 0, 32, 9, 5, Q8_0, LAYOUT_ROWS, 2),
     {OP_MATMUL, "adapters over interleaved Q4_K", make_lora, {256, 9, 5, Q4_K, LAYOUT_R8, 2}, {0}, 0.05, 0}, /* x in 8 bits for one of two matmuls */
+    {OP_MATMUL, "added to", make_matmul_add, {300, 21, 9, F32}, {16, 1536, 1024, F32}, 0, 0},
+    {OP_MATMUL, "added to, few terms, strided", make_matmul_add, {8, 37, 13, F32, LAYOUT_ROWS, 0, 3}, {0}, 0, 0},
+    {OP_MATMUL, "added to, interleaved Q8_0", make_matmul_add, {288, 19, 7, Q8_0, LAYOUT_R8}, {0}, 0, 0},
+    {OP_MATMUL_X, "added to", make_matmul_x_add, {21, 270, 8, F32}, {2048, 512, 64, F32}, 0, 0},
+    {OP_MATMUL_X, "added to, interleaved Q4_0", make_matmul_x_add, {64, 24, 3, Q4_0, LAYOUT_R8}, {0}, 0, 0},
     {OP_MATMUL_W, "one matrix", make_matmul_w, {5, 4, 3}, {2048, 512, 64}, 0, 0},
     {OP_MATMUL_W, "slots", make_matmul_w, {5, 4, 13, 0, 0, 3}, {0}, 0, 0},
     QUANTS(Q8_0, 32), QUANTS(Q4_0, 32), QUANTS(Q4_1, 32), QUANTS(Q5_0, 32), QUANTS(Q4_K, 256), QUANTS(Q6_K, 256),
+    QUANTS(Q5_1, 32), QUANTS(Q5_K, 256), QUANTS(Q3_K, 256), QUANTS(Q2_K, 256), QUANTS(IQ4_NL, 32), QUANTS(IQ4_XS, 256), QUANTS(MXFP4, 32),
     {OP_ADD, "same shape", make_add, {33, 3, 2, 2, 0}, {4096, 256, 1, 1, 0}, 0, 0},
     {OP_ADD, "one row", make_add, {21, 3, 2, 1, 14}, {4096, 256, 1, 1, 14}, 0, 0},
     ONE(ADD, "one value", add, 0, 5, 3, 2, 2, 15),

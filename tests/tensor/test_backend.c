@@ -70,7 +70,7 @@ static float *multiply(dtype type, const void *packed, const float *x, i64 k, i6
 static void part_groups_and_threads(void **state)
 {
     (void)state;
-    static const dtype types[] = {Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q6_K};
+    static const dtype types[] = {Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q6_K, Q5_1, Q5_K, Q3_K, Q2_K, IQ4_NL, IQ4_XS, MXFP4};
     static const i64 rows[] = {1, 17, 257}, outs[] = {1, 7, 8, 13, 43};
     const i64 k = 256;
     float *x = floats(1, k * 257);

@@ -3,6 +3,7 @@
 #include "tensor/tensor.h"
 #include "tensor/cpu/kern.h"
 #include "tensor/cpu/q_layout.h"
+#include "block_scales.h"
 #include "dtype_golden.h"
 #include <math.h>
 #include <setjmp.h>
@@ -193,16 +194,7 @@ static void test_encode_edges(void **state)
  */
 static void fill_random(u8 *p, usize n, rng *r, dtype t) /* any bits, but finite scales */
 {
-    float x[256];
-    usize block = (usize)dtype_table[t].bytes;
-    for (usize at = 0; at < n; at += block) {
-        for (int i = 0; i < 256; i++) x[i] = rng_normal(r);
-        u8 tmp[256 * 8];
-        dtype_table[t].encode(x, tmp, dtype_table[t].block);
-        memcpy(p + at, tmp, block);
-        usize from = t == Q4_K || t == Q4_1 ? 4 : t == Q6_K ? 0 : 2, to = t == Q6_K ? 208 : block;
-        for (usize i = at + from; i < at + to; i++) p[i] = (u8)rng_u64(r);
-    }
+    for (usize at = 0; at < n; at += (usize)dtype_table[t].bytes) fill_block(p + at, t, -1, r);
 }
 static void round_trip(dtype t, i64 k, i64 n, rng *r)
 {

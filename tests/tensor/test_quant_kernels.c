@@ -3,6 +3,7 @@
  * rounding. AVX-512 is compiled here a second time over SIMDe when that is installed, so that machines without it test it too. */
 #include "tensor/cpu/kern.h"
 #include "tensor/cpu/q_layout.h"
+#include "block_scales.h"
 #if defined(__has_include) && __has_include(<simde/x86/avx512.h>)
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #pragma GCC diagnostic ignored "-Wpsabi"
@@ -41,21 +42,14 @@ static bool same(float a, float b) { return bits_of(a) == bits_of(b) || (isnan(a
 enum { RANDOM, SMALLEST, LARGEST, N_FILLS };
 static void fill_weights(u8 *p, usize n, dtype t, int how, rng *r)
 {
-    usize block = (usize)dtype_table[t].bytes,
-          from = t == Q4_K || t == Q4_1 ? 4
-                 : t == Q6_K            ? 0
-                                        : 2,
-          to = t == Q6_K ? 208 : block;
+    usize block = (usize)dtype_table[t].bytes;
     for (usize at = 0; at < n; at += block) {
-        for (usize i = at + from; i < at + to; i++) p[i] = how == RANDOM ? (u8)rng_u64(r) : how == SMALLEST ? 0 : 0xff;
+        fill_block(p + at, t, how == RANDOM ? -1 : how == SMALLEST ? 0 : 255, r);
         if (t == Q8_0 && how == SMALLEST)
             memset(p + at + 2, 0x80, 32); /* -128: outside what our encoder writes, not outside files */
         if (t == Q6_K && how != RANDOM) memset(p + at + 192, 0x80, 16);
-        for (usize i = 0; i < (t == Q4_K || t == Q4_1 ? 2u : 1u); i++) {
-            u16 h = f32_to_f16((float)(rng_unit(r) - 0.3) * 0.05f);
-            u8 *d = p + at + (t == Q6_K ? 208 : 2 * i);
-            d[0] = (u8)h, d[1] = (u8)(h >> 8);
-        }
+        if (t == MXFP4 && how == LARGEST) memset(p + at + 1, 0x77, 16);
+        if (t == MXFP4 && how == RANDOM && rng_u64(r) % 8 == 0) p[at] = (u8)(rng_u64(r) % 3); /* below the normal numbers */
     }
 }
 static void fill_row(float *x, i64 k, int how, rng *r)
@@ -140,7 +134,8 @@ static void compare_double(const job *j)
                 double term = (double)w[r * j->k + i] * xq_q(x)[i] * xq_d(x, j->k)[i / 32];
                 sum += term, size += fabs(term);
             }
-            if (j->t == Q4_K || j->t == Q4_1) size *= 40; /* code and minimum parts are larger than their difference */
+            if (j->t == Q4_K || j->t == Q4_1 || j->t == Q5_K || j->t == Q5_1 || j->t == Q2_K)
+                size *= 40; /* code and minimum parts are larger than their difference */
             double limit = size * FLT_EPSILON * (4 + (double)j->k / 32);
             if (!(fabs(one[r] - sum) <= limit))
                 fail_msg("%s k=%lld row %d: %.9g, in double %.9g, difference %.3g above %.3g", dtype_table[j->t].name,

@@ -10,6 +10,7 @@
  * compilers from spreading the sums over more of them than there are. One column is bound by memory, and the processor's own
  * prefetching stops at every page: the first tile asks for what lies AHEAD bytes further on, in the order of addresses, also
  * across the end of the group. */
+#include "tensor/block.h"
 #include "tensor/cpu/kern.h"
 #include "tensor/cpu/q_layout.h"
 #include <float.h>
@@ -173,16 +174,45 @@ INLINE __m256i low5(__m256i v, __m256i bits, int p)
     return _mm256_or_si256(low4(v), mask8(_mm256_slli_epi16(bits, 4 - p), 16));
 }
 INLINE __m256i high5(__m256i v, __m256i bits, int p) { return _mm256_or_si256(high4(v), mask8(_mm256_srli_epi16(bits, p), 16)); }
+INLINE void unpack_five(const u8 v[4][32], const u8 more[32], u8 *codes)
+{
+    __m256i bits = load(more);
+    for (int p = 0; p < 4; p++) {
+        __m256i w = load(v[p]);
+        store(codes + 32 * p, low5(w, bits, p));
+        store(codes + 32 * p + 128, high5(w, bits, p));
+    }
+}
 INLINE void unpack_q5_0(const u8 *g, i64 from, i64 to, u8 *codes)
 {
     for (i64 b = from; b < to; b++, codes += 256) {
         const r8_q5_0 *w = (const r8_q5_0 *)(g + r8_values(Q5_0, b));
-        __m256i bits = load(w->bits);
-        for (int p = 0; p < 4; p++) {
-            __m256i v = load(w->nibbles[p]);
-            store(codes + 32 * p, low5(v, bits, p));
-            store(codes + 32 * p + 128, high5(v, bits, p));
-        }
+        unpack_five(w->nibbles, w->bits, codes);
+    }
+}
+INLINE void unpack_q5_1(const u8 *g, i64 from, i64 to, u8 *codes)
+{
+    for (i64 b = from; b < to; b++, codes += 256) {
+        const r8_q5_0 *w = (const r8_q5_0 *)(g + r8_values(Q5_1, b));
+        unpack_five(w->nibbles, w->bits, codes);
+    }
+}
+INLINE void unpack_q5_k(const u8 *g, i64 from, i64 to, u8 *codes)
+{
+    for (i64 b = from; b < to; b++) {
+        const r8_q5_k *w = (const r8_q5_k *)(g + r8_values(Q5_K, b));
+        for (int j = 0; j < 8; j++, codes += 256) unpack_five(w->block[j].nibbles, w->block[j].bits, codes);
+    }
+}
+/* sums of codes of five bits; they may have wrapped around, and are right again less 16 times the sum of activations */
+INLINE void fives(const u8 v[4][32], const u8 more[32], const u8 *ready_at, const u8 *const x[], i64 at, __m256i acc[],
+                  const int n, const bool ready)
+{
+    __m256i none = _mm256_setzero_si256(), bits = ready ? none : load(more);
+    for (int p = 0; p < 4; p++) {
+        __m256i w = ready ? none : load(v[p]);
+        quad(ready ? load(ready_at + 32 * p) : low5(w, bits, p), x, at + 4 * p, acc, p == 0, n);
+        quad(ready ? load(ready_at + 32 * p + 128) : high5(w, bits, p), x, at + 16 + 4 * p, acc, false, n);
     }
 }
 INLINE void tile_q5_0(TILE_ARGS)
@@ -191,19 +221,80 @@ INLINE void tile_q5_0(TILE_ARGS)
     TILE_START;
     for (i64 b = from; b < to; b++) {
         const r8_q5_0 *w = (const r8_q5_0 *)(g + r8_values(Q5_0, b));
-        const u8 *ready_at = ready ? codes + 256 * (b - from) : NULL;
-        __m256i acc[TILE], one = _mm256_set1_epi16(1), bits = ready ? one : load(w->bits);
+        __m256i acc[TILE], one = _mm256_set1_epi16(1);
         if (first) ahead(soon + 176 * b, 176);
-        for (int p = 0; p < 4; p++) {
-            __m256i v = ready ? one : load(w->nibbles[p]);
-            quad(ready ? load(ready_at + 32 * p) : low5(v, bits, p), x, 32 * b + 4 * p, acc, p == 0, n);
-            quad(ready ? load(ready_at + 32 * p + 128) : high5(v, bits, p), x, 32 * b + 16 + 4 * p, acc, false, n);
-        }
+        fives(w->nibbles, w->bits, ready ? codes + 256 * (b - from) : NULL, x, 32 * b, acc, n, ready);
         __m256 d = halves(g + r8_scales(Q5_0, b));
         for (int c = 0; c < n; c++) {
             __m256i signed_sum = _mm256_sub_epi16(acc[c], four(x[c] + at.o5 + 4 * b));
             sum[c] += d * all(x[c] + at.d + 4 * b) * real(_mm256_madd_epi16(signed_sum, one));
         }
+    }
+    TILE_END;
+}
+INLINE void tile_q5_1(TILE_ARGS)
+{
+    const u8 *soon = g + (ready ? 192 * READY_K / 32 : AHEAD);
+    TILE_START;
+    for (i64 b = from; b < to; b++) {
+        const r8_q5_0 *w = (const r8_q5_0 *)(g + r8_values(Q5_1, b));
+        __m256i acc[TILE], one = _mm256_set1_epi16(1);
+        if (first) ahead(soon + 192 * b, 192);
+        fives(w->nibbles, w->bits, ready ? codes + 256 * (b - from) : NULL, x, 32 * b, acc, n, ready);
+        __m256 d = halves(g + r8_scales(Q5_1, b)), m = halves(g + r8_scales(Q5_1, b) + 16);
+        for (int c = 0; c < n; c++) {
+            __m256i less = four(x[c] + at.o5 + 4 * b), signed_sum = _mm256_sub_epi16(acc[c], less);
+            __m256i whole = _mm256_add_epi32(_mm256_madd_epi16(signed_sum, one), _mm256_madd_epi16(less, one));
+            sum[c] += d * all(x[c] + at.d + 4 * b) * real(whole) + m * all(x[c] + at.s + 4 * b);
+        }
+    }
+    TILE_END;
+}
+
+/* scales and minima of Q4_K and Q5_K: bytes, four sub-blocks in a vector */
+INLINE void scales_lines(const u32 words[3][8], __m256i sc[2], __m256i mn[2])
+{
+    __m256i w0 = load(words[0]), w1 = load(words[1]), w2 = load(words[2]);
+    sc[0] = mask8(w0, 63), sc[1] = _mm256_or_si256(low4(w2), mask8(_mm256_srli_epi16(w0, 2), 48));
+    mn[0] = mask8(w1, 63), mn[1] = _mm256_or_si256(high4(w2), mask8(_mm256_srli_epi16(w1, 2), 48));
+}
+/* m = the sum of minima times activations */
+INLINE void add_minima(const __m256i mn[2], const u8 *const x[], usize at_s, __m256 m[], const int n)
+{
+    for (int c = 0; c < n; c++) m[c] = _mm256_setzero_ps();
+    for (int j = 0; j < 8; j++) {
+        __m256 low = real(pick(mn[j / 4], pick_alone[j % 4]));
+        for (int c = 0; c < n; c++) {
+            m[c] += low * all(x[c] + at_s + 4 * j);
+            PIN(m[c]);
+        }
+    }
+}
+INLINE void tile_q5_k(TILE_ARGS)
+{
+    const u8 *soon = g + (ready ? 1408 * READY_K / 256 : AHEAD);
+    const r8_q5_k *w = (const r8_q5_k *)g + from;
+    TILE_START;
+    for (i64 b = from; b < to; b++, w++) {
+        __m256i sc[2], mn[2];
+        __m256 a[TILE], m[TILE];
+        scales_lines(w->scales, sc, mn);
+        for (int c = 0; c < n; c++) a[c] = _mm256_setzero_ps();
+        for (int j = 0; j < 8; j++) {
+            __m256i acc[TILE], s = pick(sc[j / 4], pick_both[j % 4]);
+            if (first) ahead(soon + 1408 * b + 176 * j, 176);
+            fives(w->block[j].nibbles, w->block[j].bits, ready ? codes + 256 * (8 * (b - from) + j) : NULL, x, 256 * b + 32 * j,
+                  acc, n, ready);
+            for (int c = 0; c < n; c++) {
+                __m256i less = four(x[c] + at.o5 + 32 * b + 4 * j), signed_sum = _mm256_sub_epi16(acc[c], less);
+                __m256i whole = _mm256_add_epi32(_mm256_madd_epi16(signed_sum, s), _mm256_madd_epi16(less, s));
+                a[c] += all(x[c] + at.d + 32 * b + 4 * j) * real(whole);
+                PIN(a[c]);
+            }
+        }
+        add_minima(mn, x, at.s + 32 * (usize)b, m, n);
+        __m256 d = halves(w->d), dmin = halves(w->dmin);
+        for (int c = 0; c < n; c++) sum[c] += d * a[c] - dmin * m[c];
     }
     TILE_END;
 }
@@ -214,11 +305,10 @@ INLINE void tile_q4_k(TILE_ARGS)
     const r8_q4_k *w = (const r8_q4_k *)g + from;
     TILE_START;
     for (i64 b = from; b < to; b++, w++) {
-        __m256i w0 = load(w->scales[0]), w1 = load(w->scales[1]), w2 = load(w->scales[2]);
-        __m256i sc[2] = {mask8(w0, 63), _mm256_or_si256(low4(w2), mask8(_mm256_srli_epi16(w0, 2), 48))};
-        __m256i mn[2] = {mask8(w1, 63), _mm256_or_si256(high4(w2), mask8(_mm256_srli_epi16(w1, 2), 48))};
+        __m256i sc[2], mn[2];
         __m256 a[TILE], m[TILE];
-        for (int c = 0; c < n; c++) a[c] = m[c] = _mm256_setzero_ps();
+        scales_lines(w->scales, sc, mn);
+        for (int c = 0; c < n; c++) a[c] = _mm256_setzero_ps();
         for (int j = 0; j < 8; j++) {
             __m256i acc[TILE], s = pick(sc[j / 4], pick_both[j % 4]);
             if (first) ahead(g + AHEAD + 1152 * b + 144 * j, 144);
@@ -228,13 +318,7 @@ INLINE void tile_q4_k(TILE_ARGS)
                 PIN(a[c]);
             }
         }
-        for (int j = 0; j < 8; j++) {
-            __m256 low = real(pick(mn[j / 4], pick_alone[j % 4]));
-            for (int c = 0; c < n; c++) {
-                m[c] += low * all(x[c] + at.s + 32 * b + 4 * j);
-                PIN(m[c]);
-            }
-        }
+        add_minima(mn, x, at.s + 32 * (usize)b, m, n);
         __m256 d = halves(w->d), dmin = halves(w->dmin);
         for (int c = 0; c < n; c++) sum[c] += d * a[c] - dmin * m[c];
     }
@@ -298,6 +382,209 @@ INLINE void tile_q6_k(TILE_ARGS)
     TILE_END;
 }
 
+/* ---- few bits: Q3_K, Q2_K ------------------------------------------------------------------------------------------------- */
+INLINE __m256i code2(__m256i pairs, const int t) { return mask8(_mm256_srli_epi16(pairs, 2 * t), 3); }
+INLINE __m256i code3(__m256i pairs, __m256i bits, const int q)
+{
+    return _mm256_or_si256(code2(pairs, q % 4),
+                           mask8(q < 2 ? _mm256_slli_epi16(bits, 2 - q) : _mm256_srli_epi16(bits, q - 2), 4));
+}
+INLINE void unpack_q3_k(const u8 *g, i64 from, i64 to, u8 *codes)
+{
+    for (i64 b = from; b < to; b++) {
+        const r8_q3_k *w = (const r8_q3_k *)(g + r8_values(Q3_K, b));
+        for (int j = 0; j < 8; j++, codes += 256) {
+#pragma GCC unroll 8
+            for (int q = 0; q < 8; q++) store(codes + 32 * q, code3(load(w->block[j].pairs[q / 4]), load(w->block[j].bits), q));
+        }
+    }
+}
+/* 16 scales of 6 bits less 32, signed bytes, four in a vector */
+INLINE void scales_q3_k(const u32 words[3][8], __m256i sc[4])
+{
+    __m256i w0 = load(words[0]), w1 = load(words[1]), w2 = load(words[2]), middle = _mm256_set1_epi8(32);
+    sc[0] = _mm256_or_si256(low4(w0), mask8(_mm256_slli_epi16(w2, 4), 48));
+    sc[1] = _mm256_or_si256(low4(w1), mask8(_mm256_slli_epi16(w2, 2), 48));
+    sc[2] = _mm256_or_si256(high4(w0), mask8(w2, 48));
+    sc[3] = _mm256_or_si256(high4(w1), mask8(_mm256_srli_epi16(w2, 2), 48));
+    for (int i = 0; i < 4; i++) sc[i] = _mm256_sub_epi8(sc[i], middle);
+}
+INLINE void tile_q3_k(TILE_ARGS)
+{
+    const u8 *soon = g + (ready ? 880 * READY_K / 256 : AHEAD);
+    TILE_START;
+    for (i64 b = from; b < to; b++) {
+        const r8_q3_k *w = (const r8_q3_k *)(g + r8_values(Q3_K, b));
+        __m256i sc[4];
+        __m256 a[TILE];
+        scales_q3_k(w->scales, sc);
+        for (int c = 0; c < n; c++) a[c] = _mm256_setzero_ps();
+#pragma GCC unroll 2
+        for (int j = 0; j < 8; j++) {
+            const u8 *ready_at = ready ? codes + 256 * (8 * (b - from) + j) : NULL;
+            __m256i half[2][TILE], bits = ready ? sc[0] : load(w->block[j].bits);
+            if (first) ahead(soon + 880 * b + 110 * j, 110);
+#pragma GCC unroll 2
+            for (int h = 0; h < 2; h++) {
+                __m256i scale = pick_signed(sc[j / 2], j % 2 * 2 + h), pairs = ready ? bits : load(w->block[j].pairs[h]);
+#pragma GCC unroll 4
+                for (int t = 0; t < 4; t++)
+                    quad(ready ? load(ready_at + 128 * h + 32 * t) : code3(pairs, bits, 4 * h + t), x,
+                         256 * b + 32 * j + 16 * h + 4 * t, half[h], t == 0, n);
+                for (int c = 0; c < n; c++) { /* 4 times the sum of activations: an eighth of 32 times */
+                    __m256i less = _mm256_srai_epi16(four(x[c] + at.o6 + 64 * (usize)b + 8 * (usize)j + 4 * (usize)h), 3);
+                    half[h][c] = _mm256_madd_epi16(_mm256_sub_epi16(half[h][c], less), scale);
+                    PIN(half[h][c]);
+                }
+            }
+            for (int c = 0; c < n; c++) {
+                a[c] += all(x[c] + at.d + 32 * b + 4 * j) * real(_mm256_add_epi32(half[0][c], half[1][c]));
+                PIN(a[c]);
+            }
+        }
+        __m256 d = halves(g + r8_scales(Q3_K, b));
+        for (int c = 0; c < n; c++) sum[c] += d * a[c];
+    }
+    TILE_END;
+}
+INLINE void tile_q2_k(TILE_ARGS)
+{
+    (void)codes, (void)ready;
+    TILE_START;
+    for (i64 b = from; b < to; b++) {
+        const r8_q2_k *w = (const r8_q2_k *)(g + r8_values(Q2_K, b));
+        __m256 a[TILE], m[TILE];
+        for (int c = 0; c < n; c++) a[c] = m[c] = _mm256_setzero_ps();
+#pragma GCC unroll 2
+        for (int j = 0; j < 8; j++) {
+            __m256i half[2][TILE], low[2], both = load(w->scales[j / 2]);
+            if (first) ahead(g + AHEAD + 672 * b + 84 * j, 84);
+#pragma GCC unroll 2
+            for (int h = 0; h < 2; h++) {
+                __m256i scale = pick(low4(both), pick_both[j % 2 * 2 + h]), pairs = load(w->pairs[j][h]);
+                low[h] = pick(high4(both), pick_both[j % 2 * 2 + h]);
+#pragma GCC unroll 4
+                for (int t = 0; t < 4; t++) quad(code2(pairs, t), x, 256 * b + 32 * j + 16 * h + 4 * t, half[h], t == 0, n);
+                for (int c = 0; c < n; c++) {
+                    half[h][c] = _mm256_madd_epi16(half[h][c], scale);
+                    PIN(half[h][c]);
+                }
+            }
+            for (int c = 0; c < n; c++) {
+                const u8 *sums = x[c] + at.o6 + 64 * (usize)b + 8 * (usize)j;
+                __m256 dx = all(x[c] + at.d + 32 * b + 4 * j);
+                a[c] += dx * real(_mm256_add_epi32(half[0][c], half[1][c]));
+                m[c] +=
+                    dx * real(_mm256_add_epi32(_mm256_madd_epi16(four(sums), low[0]), _mm256_madd_epi16(four(sums + 4), low[1])));
+                PIN(a[c]);
+                PIN(m[c]);
+            }
+        }
+        __m256 d = halves(w->d), dmin = halves(w->dmin) * _mm256_set1_ps(0.03125f);
+        for (int c = 0; c < n; c++) sum[c] += d * a[c] - dmin * m[c];
+    }
+    TILE_END;
+}
+
+/* ---- tables: IQ4_NL, IQ4_XS, MXFP4 ---------------------------------------------------------------------------------------- */
+static const i8 iq4_twice[32] __attribute__((aligned(32))) = {LEVELS_IQ4, LEVELS_IQ4};
+/* MXFP4's levels + 12: unsigned, so that sums stay in 16 bits, less 12 times the sum of activations */
+static const u8 mxfp4_twice[32] __attribute__((aligned(32))) = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0,
+                                                                12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+/* one quad of signed values: pairs of products reach 2 * 127 * 127, so every pair is widened on its own */
+INLINE void quad_signed(__m256i v, const u8 *const x[], i64 at, __m256i acc[], const bool first, const int n)
+{
+    __m256i size = _mm256_abs_epi8(v), one = _mm256_set1_epi16(1);
+    for (int c = 0; c < n; c++) {
+        __m256i t = _mm256_madd_epi16(_mm256_maddubs_epi16(size, _mm256_sign_epi8(four(x[c] + at), v)), one);
+        acc[c] = first ? t : _mm256_add_epi32(acc[c], t);
+        PIN(acc[c]);
+    }
+}
+INLINE void levels_iq4(const u8 v[4][32], const u8 *const x[], i64 at, __m256i acc[], const int n)
+{
+    __m256i table = load(iq4_twice);
+    for (int p = 0; p < 4; p++) {
+        __m256i w = load(v[p]);
+        quad_signed(_mm256_shuffle_epi8(table, low4(w)), x, at + 4 * p, acc, p == 0, n);
+        quad_signed(_mm256_shuffle_epi8(table, high4(w)), x, at + 16 + 4 * p, acc, false, n);
+    }
+}
+INLINE void tile_iq4_nl(TILE_ARGS)
+{
+    (void)codes, (void)ready;
+    TILE_START;
+    EACH_BLOCK
+    {
+        const u8 *w = g + r8_values(IQ4_NL, chunk) + (b - chunk) * (i64)r8_value_bytes(IQ4_NL);
+        const u8 *scales = g + r8_scales(IQ4_NL, chunk) + (b - chunk) * (i64)r8_scale_bytes(IQ4_NL);
+        __m256i acc[TILE];
+        if (first) ahead(g + AHEAD + 144 * b, 144);
+        levels_iq4((const u8(*)[32])w, x, 32 * b, acc, n);
+        __m256 d = halves(scales);
+        for (int c = 0; c < n; c++) sum[c] += d * all(x[c] + at.d + 4 * b) * real(acc[c]);
+    }
+    TILE_END;
+}
+INLINE void tile_iq4_xs(TILE_ARGS)
+{
+    (void)codes, (void)ready;
+    const r8_iq4_xs *w = (const r8_iq4_xs *)g + from;
+    TILE_START;
+    for (i64 b = from; b < to; b++, w++) {
+        __m256i low = load(w->scales_low), high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)w->scales_high));
+        __m256 a[TILE];
+        for (int c = 0; c < n; c++) a[c] = _mm256_setzero_ps();
+        for (int j = 0; j < 8; j++) {
+            __m256i acc[TILE];
+            if (first) ahead(g + AHEAD + 1088 * b + 136 * j, 136);
+            __m256i sc = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi32(15)),
+                                         _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4));
+            __m256 scale = real(_mm256_sub_epi32(sc, _mm256_set1_epi32(32)));
+            low = _mm256_srli_epi32(low, 4), high = _mm256_srli_epi32(high, 2);
+            levels_iq4(w->nibbles[j], x, 256 * b + 32 * j, acc, n);
+            for (int c = 0; c < n; c++) { /* the product is an integer below 2^24: exact */
+                a[c] += all(x[c] + at.d + 32 * b + 4 * j) * (scale * real(acc[c]));
+                PIN(a[c]);
+            }
+        }
+        __m256 d = halves(w->d);
+        for (int c = 0; c < n; c++) sum[c] += d * a[c];
+    }
+    TILE_END;
+}
+/* 2^(e - 128) */
+INLINE __m256 powers(const void *e)
+{
+    __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64(e)), one = _mm256_set1_epi32(1);
+    __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), v), usual = _mm256_slli_epi32(_mm256_sub_epi32(v, one), 23);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(tiny, usual, _mm256_cmpgt_epi32(v, one)));
+}
+INLINE void tile_mxfp4(TILE_ARGS)
+{
+    (void)codes, (void)ready;
+    __m256i table = load(mxfp4_twice);
+    TILE_START;
+    EACH_BLOCK
+    {
+        const u8 *w = g + r8_values(MXFP4, chunk) + (b - chunk) * (i64)r8_value_bytes(MXFP4);
+        const u8 *scales = g + r8_scales(MXFP4, chunk) + (b - chunk) * (i64)r8_scale_bytes(MXFP4);
+        __m256i acc[TILE], one = _mm256_set1_epi16(1);
+        if (first) ahead(g + AHEAD + 136 * b, 136);
+        for (int p = 0; p < 4; p++) {
+            __m256i v = load(w + 32 * p);
+            quad(_mm256_shuffle_epi8(table, low4(v)), x, 32 * b + 4 * p, acc, p == 0, n);
+            quad(_mm256_shuffle_epi8(table, high4(v)), x, 32 * b + 16 + 4 * p, acc, false, n);
+        }
+        __m256 d = powers(scales);
+        for (int c = 0; c < n; c++) {
+            __m256i sixteen = four(x[c] + at.o5 + 4 * b), twelve = _mm256_sub_epi16(sixteen, _mm256_srai_epi16(sixteen, 2));
+            sum[c] += d * all(x[c] + at.d + 4 * b) * real(_mm256_madd_epi16(_mm256_sub_epi16(acc[c], twelve), one));
+        }
+    }
+    TILE_END;
+}
+
 #define TILES(type, from, to, codes, ready)                                                                                      \
     do {                                                                                                                         \
         int c = 0;                                                                                                               \
@@ -341,6 +628,13 @@ DOT(q4_1, 32);
 DOT(q4_k, 256);
 DOT_READY(q5_0, 32);
 DOT_READY(q6_k, 256);
+DOT_READY(q5_1, 32);
+DOT_READY(q5_k, 256);
+DOT_READY(q3_k, 256);
+DOT(q2_k, 256);
+DOT(iq4_nl, 32);
+DOT(iq4_xs, 256);
+DOT(mxfp4, 32);
 
 /* ---- activations ---------------------------------------------------------------------------------------------------------- */
 /* t rounded to integers, halves away from zero: truncate, then add the sign of a remainder of a half or more */
@@ -407,4 +701,6 @@ void kern_q_avx2(kern *t)
     t->quant = quant;
     t->qdot[Q8_0] = dot_q8_0, t->qdot[Q4_0] = dot_q4_0, t->qdot[Q4_1] = dot_q4_1;
     t->qdot[Q5_0] = dot_q5_0, t->qdot[Q4_K] = dot_q4_k, t->qdot[Q6_K] = dot_q6_k;
+    t->qdot[Q5_1] = dot_q5_1, t->qdot[Q5_K] = dot_q5_k, t->qdot[Q3_K] = dot_q3_k, t->qdot[Q2_K] = dot_q2_k;
+    t->qdot[IQ4_NL] = dot_iq4_nl, t->qdot[IQ4_XS] = dot_iq4_xs, t->qdot[MXFP4] = dot_mxfp4;
 }

@@ -10,6 +10,7 @@
  * What AVX-512 adds to AVX2 here is the instruction, its broadcast and 32 registers. Offsets of codes are the accumulators' first
  * value. Scales multiply as floats: products and sums of integers below 2^24 are exact, so the order of q_layout.h is kept to the
  * bit. MARU_EMULATE_AVX512 (tests only) compiles this file over SIMDe on any machine. */
+#include "tensor/block.h"
 #include "tensor/cpu/kern.h"
 #include "tensor/cpu/q_layout.h"
 #ifndef MARU_EMULATE_AVX512
@@ -134,34 +135,59 @@ INLINE void tile_q4_1(TILE_ARGS)
     TILE_END;
 }
 
+INLINE void fives(const u8 v[4][32], const u8 more[32], const u8 *const x[], i64 at, __m256i acc[], const int n)
+{
+    __m256i bits = load(more);
+    for (int p = 0; p < 4; p++) {
+        __m256i w = load(v[p]);
+        quad(_mm256_or_si256(low4(w), mask8(_mm256_slli_epi16(bits, 4 - p), 16)), x, at + 4 * p, acc, n);
+        quad(_mm256_or_si256(high4(w), mask8(_mm256_srli_epi16(bits, p), 16)), x, at + 16 + 4 * p, acc, n);
+    }
+}
 INLINE void tile_q5_0(TILE_ARGS)
 {
     TILE_START;
     for (i64 b = 0; b < k / 32; b++) {
         const r8_q5_0 *w = (const r8_q5_0 *)(g + r8_values(Q5_0, b));
-        __m256i acc[TILE], bits = load(w->bits);
+        __m256i acc[TILE];
         if (first) ahead(g + AHEAD + 176 * b, 176);
         for (int c = 0; c < n; c++) acc[c] = offset(x[c] + at.o5 + 4 * b);
-        for (int p = 0; p < 4; p++) {
-            __m256i v = load(w->nibbles[p]);
-            quad(_mm256_or_si256(low4(v), mask8(_mm256_slli_epi16(bits, 4 - p), 16)), x, 32 * b + 4 * p, acc, n);
-            quad(_mm256_or_si256(high4(v), mask8(_mm256_srli_epi16(bits, p), 16)), x, 32 * b + 16 + 4 * p, acc, n);
-        }
+        fives(w->nibbles, w->bits, x, 32 * b, acc, n);
         __m256 d = halves(g + r8_scales(Q5_0, b));
         for (int c = 0; c < n; c++) sum[c] += d * all(x[c] + at.d + 4 * b) * real(acc[c]);
     }
     TILE_END;
 }
+INLINE void tile_q5_1(TILE_ARGS)
+{
+    TILE_START;
+    for (i64 b = 0; b < k / 32; b++) {
+        const r8_q5_0 *w = (const r8_q5_0 *)(g + r8_values(Q5_1, b));
+        __m256i acc[TILE];
+        if (first) ahead(g + AHEAD + 192 * b, 192);
+        for (int c = 0; c < n; c++) acc[c] = _mm256_setzero_si256();
+        fives(w->nibbles, w->bits, x, 32 * b, acc, n);
+        __m256 d = halves(g + r8_scales(Q5_1, b)), m = halves(g + r8_scales(Q5_1, b) + 16);
+        for (int c = 0; c < n; c++) sum[c] += d * all(x[c] + at.d + 4 * b) * real(acc[c]) + m * all(x[c] + at.s + 4 * b);
+    }
+    TILE_END;
+}
 
+/* scales and minima of Q4_K and Q5_K: bytes, four sub-blocks in a vector */
+INLINE void scales_lines(const u32 words[3][8], __m256i sc[2], __m256i mn[2])
+{
+    __m256i w0 = load(words[0]), w1 = load(words[1]), w2 = load(words[2]);
+    sc[0] = mask8(w0, 63), sc[1] = _mm256_or_si256(low4(w2), mask8(_mm256_srli_epi16(w0, 2), 48));
+    mn[0] = mask8(w1, 63), mn[1] = _mm256_or_si256(high4(w2), mask8(_mm256_srli_epi16(w1, 2), 48));
+}
 INLINE void tile_q4_k(TILE_ARGS)
 {
     const r8_q4_k *w = (const r8_q4_k *)g;
     TILE_START;
     for (i64 b = 0; b < k / 256; b++, w++) {
-        __m256i w0 = load(w->scales[0]), w1 = load(w->scales[1]), w2 = load(w->scales[2]);
-        __m256i sc[2] = {mask8(w0, 63), _mm256_or_si256(low4(w2), mask8(_mm256_srli_epi16(w0, 2), 48))};
-        __m256i mn[2] = {mask8(w1, 63), _mm256_or_si256(high4(w2), mask8(_mm256_srli_epi16(w1, 2), 48))};
+        __m256i sc[2], mn[2];
         __m256 a[TILE], m[TILE];
+        scales_lines(w->scales, sc, mn);
         for (int c = 0; c < n; c++) a[c] = m[c] = _mm256_setzero_ps();
         for (int j = 0; j < 8; j++) {
             __m256i acc[TILE];
@@ -169,6 +195,31 @@ INLINE void tile_q4_k(TILE_ARGS)
             if (first) ahead(g + AHEAD + 1152 * b + 144 * j, 144);
             for (int c = 0; c < n; c++) acc[c] = _mm256_setzero_si256();
             nibbles(w->nibbles[j], x, 256 * b + 32 * j, acc, n);
+            for (int c = 0; c < n; c++) {
+                a[c] += all(x[c] + at.d + 32 * b + 4 * j) * (scale * real(acc[c]));
+                m[c] += low * all(x[c] + at.s + 32 * b + 4 * j);
+            }
+        }
+        __m256 d = halves(w->d), dmin = halves(w->dmin);
+        for (int c = 0; c < n; c++) sum[c] += d * a[c] - dmin * m[c];
+    }
+    TILE_END;
+}
+INLINE void tile_q5_k(TILE_ARGS)
+{
+    const r8_q5_k *w = (const r8_q5_k *)g;
+    TILE_START;
+    for (i64 b = 0; b < k / 256; b++, w++) {
+        __m256i sc[2], mn[2];
+        __m256 a[TILE], m[TILE];
+        scales_lines(w->scales, sc, mn);
+        for (int c = 0; c < n; c++) a[c] = m[c] = _mm256_setzero_ps();
+        for (int j = 0; j < 8; j++) {
+            __m256i acc[TILE];
+            __m256 scale = byte_of(sc[j / 4], j % 4), low = byte_of(mn[j / 4], j % 4);
+            if (first) ahead(g + AHEAD + 1408 * b + 176 * j, 176);
+            for (int c = 0; c < n; c++) acc[c] = _mm256_setzero_si256();
+            fives(w->block[j].nibbles, w->block[j].bits, x, 256 * b + 32 * j, acc, n);
             for (int c = 0; c < n; c++) {
                 a[c] += all(x[c] + at.d + 32 * b + 4 * j) * (scale * real(acc[c]));
                 m[c] += low * all(x[c] + at.s + 32 * b + 4 * j);
@@ -215,6 +266,166 @@ INLINE void tile_q6_k(TILE_ARGS)
     TILE_END;
 }
 
+/* ---- few bits: Q3_K, Q2_K ---------------------------------------------------------------------------------------------------
+ */
+INLINE __m256i code2(__m256i pairs, const int t) { return mask8(_mm256_srli_epi16(pairs, 2 * t), 3); }
+INLINE __m256i code3(__m256i pairs, __m256i bits, const int q)
+{
+    return _mm256_or_si256(code2(pairs, q % 4),
+                           mask8(q < 2 ? _mm256_slli_epi16(bits, 2 - q) : _mm256_srli_epi16(bits, q - 2), 4));
+}
+INLINE void scales_q3_k(const u32 words[3][8], __m256i sc[4]) /* less 32, signed */
+{
+    __m256i w0 = load(words[0]), w1 = load(words[1]), w2 = load(words[2]), middle = _mm256_set1_epi8(32);
+    sc[0] = _mm256_or_si256(low4(w0), mask8(_mm256_slli_epi16(w2, 4), 48));
+    sc[1] = _mm256_or_si256(low4(w1), mask8(_mm256_slli_epi16(w2, 2), 48));
+    sc[2] = _mm256_or_si256(high4(w0), mask8(w2, 48));
+    sc[3] = _mm256_or_si256(high4(w1), mask8(_mm256_srli_epi16(w2, 2), 48));
+    for (int i = 0; i < 4; i++) sc[i] = _mm256_sub_epi8(sc[i], middle);
+}
+INLINE void tile_q3_k(TILE_ARGS)
+{
+    TILE_START;
+    for (i64 b = 0; b < k / 256; b++) {
+        const r8_q3_k *w = (const r8_q3_k *)(g + r8_values(Q3_K, b));
+        __m256i sc[4];
+        __m256 a[TILE];
+        scales_q3_k(w->scales, sc);
+        for (int c = 0; c < n; c++) a[c] = _mm256_setzero_ps();
+#pragma GCC unroll 2
+        for (int j = 0; j < 8; j++) {
+            __m256i half[2][TILE], bits = load(w->block[j].bits);
+            i64 q = 256 * b + 32 * j;
+            if (first) ahead(g + AHEAD + 880 * b + 110 * j, 110);
+#pragma GCC unroll 2
+            for (int h = 0; h < 2; h++) {
+                __m256i pairs = load(w->block[j].pairs[h]);
+                for (int c = 0; c < n; c++) /* an eighth of 32 times the sum */
+                    half[h][c] = _mm256_srai_epi32(offset(x[c] + at.o6 + 64 * (usize)b + 8 * (usize)j + 4 * (usize)h), 3);
+#pragma GCC unroll 4
+                for (int t = 0; t < 4; t++) quad(code3(pairs, bits, 4 * h + t), x, q + 16 * h + 4 * t, half[h], n);
+            }
+            __m256 scale = signed_byte_of(sc[j / 2], j % 2 * 2), scale_odd = signed_byte_of(sc[j / 2], j % 2 * 2 + 1);
+            for (int c = 0; c < n; c++)
+                a[c] += all(x[c] + at.d + 32 * b + 4 * j) * (scale * real(half[0][c]) + scale_odd * real(half[1][c]));
+        }
+        __m256 d = halves(g + r8_scales(Q3_K, b));
+        for (int c = 0; c < n; c++) sum[c] += d * a[c];
+    }
+    TILE_END;
+}
+INLINE void tile_q2_k(TILE_ARGS)
+{
+    const r8_q2_k *w = (const r8_q2_k *)g;
+    TILE_START;
+    for (i64 b = 0; b < k / 256; b++, w++) {
+        __m256 a[TILE], m[TILE];
+        for (int c = 0; c < n; c++) a[c] = m[c] = _mm256_setzero_ps();
+#pragma GCC unroll 2
+        for (int j = 0; j < 8; j++) {
+            __m256i half[2][TILE], both = load(w->scales[j / 2]);
+            __m256 scale[2], low[2];
+            i64 q = 256 * b + 32 * j;
+            if (first) ahead(g + AHEAD + 672 * b + 84 * j, 84);
+#pragma GCC unroll 2
+            for (int h = 0; h < 2; h++) {
+                __m256i pairs = load(w->pairs[j][h]);
+                scale[h] = byte_of(low4(both), j % 2 * 2 + h), low[h] = byte_of(high4(both), j % 2 * 2 + h);
+                for (int c = 0; c < n; c++) half[h][c] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+                for (int t = 0; t < 4; t++) quad(code2(pairs, t), x, q + 16 * h + 4 * t, half[h], n);
+            }
+            for (int c = 0; c < n; c++) { /* integers below 2^24 throughout */
+                const u8 *sums = x[c] + at.o6 + 64 * (usize)b + 8 * (usize)j;
+                __m256 dx = all(x[c] + at.d + 32 * b + 4 * j);
+                a[c] += dx * (scale[0] * real(half[0][c]) + scale[1] * real(half[1][c]));
+                m[c] += dx * (low[0] * -real(offset(sums)) + low[1] * -real(offset(sums + 4)));
+            }
+        }
+        __m256 d = halves(w->d), dmin = halves(w->dmin) * _mm256_set1_ps(0.03125f);
+        for (int c = 0; c < n; c++) sum[c] += d * a[c] - dmin * m[c];
+    }
+    TILE_END;
+}
+
+/* ---- tables: IQ4_NL, IQ4_XS, MXFP4; levels are counted from -128 or -12 so that they are unsigned ----------------------------
+ */
+#define TWICE(...)                                                                                                               \
+    {                                                                                                                            \
+        __VA_ARGS__, __VA_ARGS__                                                                                                 \
+    }
+static const u8 iq4_twice[32] __attribute__((aligned(32))) =
+    TWICE(1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241);
+static const u8 mxfp4_twice[32] __attribute__((aligned(32))) = TWICE(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+INLINE void table_quads(const u8 table[32], const u8 v[4][32], const u8 *const x[], i64 at, __m256i acc[], const int n)
+{
+    __m256i t = load(table);
+    for (int p = 0; p < 4; p++) {
+        __m256i w = load(v[p]);
+        quad(_mm256_shuffle_epi8(t, low4(w)), x, at + 4 * p, acc, n);
+        quad(_mm256_shuffle_epi8(t, high4(w)), x, at + 16 + 4 * p, acc, n);
+    }
+}
+INLINE void tile_iq4_nl(TILE_ARGS)
+{
+    TILE_START;
+    for (i64 b = 0; b < k / 32; b++) {
+        __m256i acc[TILE];
+        if (first) ahead(g + AHEAD + 144 * b, 144);
+        for (int c = 0; c < n; c++) acc[c] = _mm256_slli_epi32(offset(x[c] + at.o5 + 4 * b), 3);
+        table_quads(iq4_twice, (const u8(*)[32])(g + r8_values(IQ4_NL, b)), x, 32 * b, acc, n);
+        __m256 d = halves(g + r8_scales(IQ4_NL, b));
+        for (int c = 0; c < n; c++) sum[c] += d * all(x[c] + at.d + 4 * b) * real(acc[c]);
+    }
+    TILE_END;
+}
+INLINE void tile_iq4_xs(TILE_ARGS)
+{
+    const r8_iq4_xs *w = (const r8_iq4_xs *)g;
+    TILE_START;
+    for (i64 b = 0; b < k / 256; b++, w++) {
+        __m256i low = load(w->scales_low), high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)w->scales_high));
+        __m256 a[TILE];
+        for (int c = 0; c < n; c++) a[c] = _mm256_setzero_ps();
+        for (int j = 0; j < 8; j++) {
+            __m256i acc[TILE];
+            if (first) ahead(g + AHEAD + 1088 * b + 136 * j, 136);
+            __m256i sc = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi32(15)),
+                                         _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4));
+            __m256 scale = real(_mm256_sub_epi32(sc, _mm256_set1_epi32(32)));
+            low = _mm256_srli_epi32(low, 4), high = _mm256_srli_epi32(high, 2);
+            for (int c = 0; c < n; c++) acc[c] = _mm256_slli_epi32(offset(x[c] + at.o5 + 32 * b + 4 * j), 3);
+            table_quads(iq4_twice, w->nibbles[j], x, 256 * b + 32 * j, acc, n);
+            for (int c = 0; c < n; c++) a[c] += all(x[c] + at.d + 32 * b + 4 * j) * (scale * real(acc[c]));
+        }
+        __m256 d = halves(w->d);
+        for (int c = 0; c < n; c++) sum[c] += d * a[c];
+    }
+    TILE_END;
+}
+INLINE __m256 powers(const void *e) /* 2^(e - 128) */
+{
+    __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64(e)), one = _mm256_set1_epi32(1);
+    __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), v), usual = _mm256_slli_epi32(_mm256_sub_epi32(v, one), 23);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(tiny, usual, _mm256_cmpgt_epi32(v, one)));
+}
+INLINE void tile_mxfp4(TILE_ARGS)
+{
+    TILE_START;
+    for (i64 b = 0; b < k / 32; b++) {
+        __m256i acc[TILE];
+        if (first) ahead(g + AHEAD + 136 * b, 136);
+        for (int c = 0; c < n; c++) { /* three quarters of 16 times the sum */
+            __m256i less = offset(x[c] + at.o5 + 4 * b);
+            acc[c] = _mm256_sub_epi32(less, _mm256_srai_epi32(less, 2));
+        }
+        table_quads(mxfp4_twice, (const u8(*)[32])(g + r8_values(MXFP4, b)), x, 32 * b, acc, n);
+        __m256 d = powers(g + r8_scales(MXFP4, b));
+        for (int c = 0; c < n; c++) sum[c] += d * all(x[c] + at.d + 4 * b) * real(acc[c]);
+    }
+    TILE_END;
+}
+
 #define DOT(type)                                                                                                                \
     static void dot_##type(const void *group, i64 k, const void *xq, usize stride, int n_cols, float *y, i64 y_stride)           \
     {                                                                                                                            \
@@ -234,10 +445,20 @@ DOT(q8_0)
 DOT(q4_0)
 DOT(q4_1)
 DOT(q5_0)
-DOT(q4_k) DOT(q6_k)
+DOT(q4_k)
+DOT(q6_k)
+DOT(q5_1)
+DOT(q5_k)
+DOT(q3_k)
+DOT(q2_k)
+DOT(iq4_nl)
+DOT(iq4_xs)
+DOT(mxfp4)
 
-    void kern_q_avx512(kern *t)
+void kern_q_avx512(kern *t)
 {
     t->qdot[Q8_0] = dot_q8_0, t->qdot[Q4_0] = dot_q4_0, t->qdot[Q4_1] = dot_q4_1;
     t->qdot[Q5_0] = dot_q5_0, t->qdot[Q4_K] = dot_q4_k, t->qdot[Q6_K] = dot_q6_k;
+    t->qdot[Q5_1] = dot_q5_1, t->qdot[Q5_K] = dot_q5_k, t->qdot[Q3_K] = dot_q3_k, t->qdot[Q2_K] = dot_q2_k;
+    t->qdot[IQ4_NL] = dot_iq4_nl, t->qdot[IQ4_XS] = dot_iq4_xs, t->qdot[MXFP4] = dot_mxfp4;
 }
