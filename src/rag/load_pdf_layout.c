@@ -6,14 +6,14 @@
  * ordered by itself. Whether the two sides are columns of text or a table is told by how they fill their width and by whether
  * their lines stand at the same heights. Where no gutter is and blocks overlap, the order of pdftotext stays.
  *
- * Not done: ruled lines (they are not in the words), cells of several lines as one cell, rotated tables. */
+ * Not done: ruled lines (they are not in the words), cells of several lines as one cell. */
 #include "rag/load_pdf.h"
 #include <math.h>
 #include <stdlib.h>
 
 enum { BLOCKS_MOST = 1500 /* of a page that is ordered; more are left as they are */, DEPTH_MOST = 40, FILLED_LINES = 3, GRID_WORDS = 6 /* of a line */ };
 static const float GUTTER = 6, FILLED = 0.75f, TEXT_SHARE = 0.4f, TEXT_WIDTH = 0.25f /* of the page */, LABEL_WIDTH = 0.34f /* of the band */,
-                   ALIGNED = 0.6f, CELL_GAP = 0.8f /* of the height of a line */;
+                   ALIGNED = 0.6f, CELL_GAP = 0.8f, LINE_GAP = 1.6f, INDENT = 3 /* of the height of a line */;
 
 typedef struct {
     float box[4];
@@ -31,6 +31,7 @@ typedef struct {
     float width; /* of the page */
     pdf_step *out;
     usize n_out;
+    const area *last; /* block written right before; NULL: none, or a table */
     u32 *words; /* scratch, [n] */
     bool no_memory;
 } page;
@@ -48,12 +49,24 @@ static float middle(const float box[4]) { return (box[1] + box[3]) / 2; }
 /* ---- writing -------------------------------------------------------------------------------------------------------------- */
 static void put(page *p, u32 word, pdf_before before, int kind) { p->out[p->n_out++] = (pdf_step){word, (u8)before, (u8)kind}; }
 
+/* Lines set wide apart come as blocks of their own: a full line, and below it one that begins where it does, or before its indent, go on. */
+static bool goes_on(const page *p, const area *before, const area *next)
+{
+    const line *a = &p->l[before->to - 1], *b = &p->l[next->from];
+    float h = height_of(a->box), gap = b->box[1] - a->box[3];
+    return fabsf(height_of(b->box) - h) < 0.2f * h && gap > -0.5f * h && gap < LINE_GAP * h && a->to - a->from >= 3 &&
+           width_of(a->box) > 0.2f * p->width && b->box[0] - before->box[0] < 0.5f * h && b->box[0] - before->box[0] > -INDENT * h &&
+           a->box[2] > b->box[2] - h;
+}
+
 static void put_block(page *p, u32 at)
 {
     const area *b = &p->b[at];
+    pdf_before first = p->last && goes_on(p, p->last, b) ? PDF_LINE : PDF_BLOCK;
     for (u32 i = b->from; i < b->to; i++)
         for (u32 k = p->l[i].from; k < p->l[i].to; k++)
-            put(p, k, k > p->l[i].from ? PDF_SPACE : i > b->from ? PDF_LINE : PDF_BLOCK, BLOCK_TEXT);
+            put(p, k, k > p->l[i].from ? PDF_SPACE : i > b->from ? PDF_LINE : first, BLOCK_TEXT);
+    p->last = b;
 }
 
 static const pdf_word *sorting; /* qsort has no argument for it; a parser runs alone in its process */
@@ -85,6 +98,7 @@ static void put_row(page *p, const u32 *word, usize n, bool first)
 static void put_table(page *p, const u32 *list, usize n)
 {
     usize n_words = 0;
+    p->last = NULL;
     for (usize i = 0; i < n; i++)
         for (u32 k = p->b[list[i]].from; k < p->b[list[i]].to; k++)
             for (u32 w = p->l[k].from; w < p->l[k].to; w++) p->words[n_words++] = w;
@@ -349,7 +363,7 @@ static err find_areas(page *p, usize n)
     return OK;
 }
 
-err pdf_layout(const pdf_word *w, usize n, float page_width, pdf_step *out)
+static err order_words(const pdf_word *w, usize n, float page_width, pdf_step *out)
 {
     page p = {.w = w, .width = page_width, .out = out};
     u32 *list = NULL;
@@ -369,5 +383,45 @@ err pdf_layout(const pdf_word *w, usize n, float page_width, pdf_step *out)
     mem_free(list);
     mem_free(p.l);
     mem_free(p.b);
+    return bad;
+}
+
+/* How most lines run: 0 across, 1 down the page, -1 up */
+static int direction_of(const pdf_word *w, usize n)
+{
+    usize across = 0, down = 0, up = 0;
+    for (usize i = 1; i < n; i++) {
+        if (w[i].line != w[i - 1].line || w[i].block != w[i - 1].block) continue;
+        float x = w[i].box[0] - w[i - 1].box[0], y = w[i].box[1] - w[i - 1].box[1];
+        if (fabsf(y) <= fabsf(x)) across++;
+        else if (y > 0) down++;
+        else up++;
+    }
+    return down > across && down > up ? 1 : up > across ? -1 : 0;
+}
+
+/* A page whose lines run down or up is ordered as if it were turned. */
+static pdf_word *turned(const pdf_word *w, usize n, int direction, float *width)
+{
+    pdf_word *t = mem_array(pdf_word, n);
+    float bottom = 0;
+    for (usize i = 0; i < n; i++) bottom = fmaxf(bottom, w[i].box[3]);
+    for (usize i = 0; i < n && t; i++) {
+        const float *b = w[i].box;
+        t[i] = w[i];
+        t[i].box[0] = direction > 0 ? b[1] : bottom - b[3], t[i].box[2] = direction > 0 ? b[3] : bottom - b[1];
+        t[i].box[1] = direction > 0 ? *width - b[2] : b[0], t[i].box[3] = direction > 0 ? *width - b[0] : b[2];
+    }
+    *width = bottom;
+    return t;
+}
+
+err pdf_layout(const pdf_word *w, usize n, float page_width, pdf_step *out)
+{
+    int direction = direction_of(w, n);
+    pdf_word *t = direction ? turned(w, n, direction, &page_width) : NULL;
+    if (direction && !t) return err_new(ERR_NOMEM, "no memory for a page's layout");
+    err bad = order_words(t ? t : w, n, page_width, out);
+    mem_free(t);
     return bad;
 }
