@@ -6,7 +6,7 @@
 
 typedef struct {
     const char *type, *importances, *collect, *search, *eval, *svg, *output;
-    bool requantise, pure, sweep, no_speed;
+    bool requantise, pure, sweep, speed;
     i64 ctx;
 } asked;
 
@@ -70,42 +70,181 @@ static void report_text(const char *out, const quant_opts *o, const quant_report
     }
 }
 
-static err one(cli *c, const asked *a, const char *in, const char *out, quant_opts *o)
+static void quality_json(cli *c, const quant_quality *q)
+{
+    if (q->embeds) {
+        json_set(c->out, "cosine", json_pack("{s:o,s:o}", "mean", json_f(q->cosine_mean), "least", json_f(q->cosine_least)));
+        json_set(c->out, "texts", json_integer(q->tokens));
+        return;
+    }
+    json_set(c->out, "nll", json_pack("{s:o,s:o}", "before", json_f(q->nll_before), "after", json_f(q->nll_after)));
+    json_set(c->out, "kld", json_f(q->kld));
+    json_set(c->out, "top1_same", json_f(q->same_top));
+    json_set(c->out, "tokens", json_integer(q->tokens));
+}
+
+static void quality_text(const quant_quality *q)
+{
+    if (q->embeds) printf(L("글 %lld개: 벡터의 코사인 평균 %.5f, 최소 %.5f\n", "%lld texts: cosine to the vectors before: mean %.5f, least %.5f\n"), (long long)q->tokens, q->cosine_mean, q->cosine_least);
+    else
+        printf(L("토큰 %lld개: nll %.5f -> %.5f, KL %.5f, 첫 선택이 같음 %.1f %%\n", "%lld tokens: nll %.5f -> %.5f, divergence %.5f nats a token, same first choice %.1f %%\n"), (long long)q->tokens, q->nll_before, q->nll_after,
+               q->kld, 100 * q->same_top);
+}
+
+/* an engine for each file in turn: what a user of it would see */
+static err speeds(cli *c, const char *in, const char *out, pool *threads)
+{
+    quant_speed a, b;
+    quant_rates r;
+    TRY(quant_speed_of(in, (int)c->threads, &a));
+    TRY(quant_speed_of(out, (int)c->threads, &b));
+    TRY(quant_rates_measure(threads, &r));
+    json_set(c->out, "decode_tps", json_pack("{s:f,s:f}", "before", a.decode_tps, "after", b.decode_tps));
+    json_set(c->out, "prefill_tps", json_pack("{s:f,s:f}", "before", a.prefill_tps, "after", b.prefill_tps));
+    json_set(c->out, "memory", json_pack("{s:I,s:I}", "before", (json_int_t)a.memory, "after", (json_int_t)b.memory));
+    json_set(c->out, "machine", json_pack("{s:f,s:f,s:f}", "f32_gflops", r.f32_gflops, "bf16_gflops", r.bf16_gflops, "int8_gops", r.int8_gops));
+    if (c->json) return OK;
+    printf(L("메모리 %.1f MB -> %.1f MB\n", "memory %.1f MB -> %.1f MB\n"), (double)a.memory / 1e6, (double)b.memory / 1e6);
+    if (a.decode_tps > 0)
+        printf(L("토큰/초: 쓰기 %.1f -> %.1f (%.2f배), 읽기 %.1f -> %.1f (%.2f배)\n", "tokens a second: writing %.1f -> %.1f (%.2f times), reading %.1f -> %.1f (%.2f times)\n"), a.decode_tps, b.decode_tps, b.decode_tps / a.decode_tps,
+               a.prefill_tps, b.prefill_tps, b.prefill_tps / a.prefill_tps);
+    printf(L("이 기계의 행렬 곱: fp32 %.0f, bf16 %.0f GFLOP/s, int8 %.0f GOP/s\n", "matrix products of this machine: fp32 %.0f, bf16 %.0f GFLOP/s, int8 %.0f GOP/s\n"), r.f32_gflops, r.bf16_gflops, r.int8_gops);
+    return OK;
+}
+
+static bool shows(const cli *c) { return !c->quiet && !c->json; }
+
+static err one(cli *c, const asked *a, const char *in, const char *out, const buf *text, quant_opts *o)
 {
     quant_report r;
+    quant_quality q;
     progress p;
-    if (!c->quiet && !c->json) o->progress = &p;
+    if (shows(c)) o->progress = &p;
     err bad = quant_run(in, out, o, &r);
     if (!bad.code) {
         if (r.requantised) log_line(LOG_WARN, "%s", L("이미 양자화된 입력을 다시 양자화했습니다", "the input was quantised already: errors came on top of errors"));
         report_json(c, out, o, &r);
         if (!c->json) report_text(out, o, &r);
     }
-    (void)a;
+    if (!bad.code && a->eval) {
+        bad = quant_compare(in, out, buf_view(text), a->ctx, o->threads, &q, shows(c) ? &p : NULL);
+        if (!bad.code) quality_json(c, &q);
+        if (!bad.code && !c->json) quality_text(&q);
+    }
+    if (!bad.code && (a->eval || a->speed)) bad = speeds(c, in, out, o->threads);
+    if (!bad.code && a->svg) bad = quant_draw_report(&r, a->eval ? &q : NULL, o->mix->name, a->svg);
     quant_report_free(&r);
     return bad;
 }
 
+/* ---- every type there is: quality against size ---- */
+
+static err sweep_one(cli *c, const asked *a, const char *in, const char *at, const buf *text, quant_opts *o, quant_point *pt)
+{
+    quant_report r;
+    quant_quality q = {0};
+    err bad = quant_run(in, at, o, &r);
+    *pt = (quant_point){.name = o->mix->name, .bytes = r.after, .nll = NAN, .kld = NAN, .same_top = NAN};
+    if (!bad.code) pt->bits = quant_bits(&r), pt->rmse = quant_error(&r, false);
+    if (!bad.code && a->eval) bad = quant_compare(in, at, buf_view(text), a->ctx, o->threads, &q, NULL);
+    if (!bad.code && a->eval && !q.embeds) pt->nll = q.nll_after, pt->kld = q.kld, pt->same_top = q.same_top;
+    if (!bad.code && shows(c))
+        printf("%-8s %10zu %s %7.3f %s  rmse %.5f  kl %.5f  top1 %.3f\n", pt->name, pt->bytes, L("바이트", "bytes"), pt->bits, L("비트", "bits"), pt->rmse, pt->kld, pt->same_top);
+    fflush(stdout);
+    quant_report_free(&r);
+    unlink(at);
+    return bad;
+}
+
+static err sweep(cli *c, const asked *a, const char *in, const char *out, const buf *text, quant_opts *o)
+{
+    quant_point pt[32];
+    usize n = 0;
+    buf at = {0}, svg = {0};
+    json_t *all = json_array();
+    TRY(file_mkdirs(out));
+    buf_fmt(&at, "%s/.sweep.gguf", out);
+    buf_fmt(&svg, "%s/sweep.svg", out);
+    err bad = buf_error(&at);
+    for (usize i = 0; i < quant_n_mixes && !bad.code; i++) {
+        o->mix = &quant_mixes[i];
+        if (o->mix->type == F32 || !strcmp(o->mix->name, "mxfp4_moe")) continue; /* no point: the original, and one for experts only */
+        bad = sweep_one(c, a, in, buf_cstr(&at), text, o, &pt[n]);
+        if (bad.code) break;
+        const quant_point *x = &pt[n++];
+        json_push(all, json_pack("{s:s,s:I,s:f,s:f,s:o,s:o,s:o}", "type", x->name, "bytes", (json_int_t)x->bytes, "bits_per_weight", x->bits, "rmse", x->rmse, "nll", json_f(x->nll), "kld", json_f(x->kld), "top1_same", json_f(x->same_top)));
+    }
+    json_set(c->out, "sweep", all);
+    if (!bad.code) bad = quant_draw_sweep(pt, n, "size and quality of every type", buf_cstr(&svg));
+    if (!bad.code) json_set(c->out, "svg", json_cstr(buf_cstr(&svg)));
+    if (!bad.code && !c->json) quant_print_sweep(pt, n), printf("%s\n", buf_cstr(&svg));
+    buf_free(&at), buf_free(&svg);
+    return bad;
+}
+
+/* ---- importances ---- */
+
+static err collect(cli *c, const asked *a, const char *in, pool *threads, imatrix **out)
+{
+    buf text = {0};
+    model *m = NULL;
+    progress p;
+    err bad = cli_file(a->collect, &text);
+    if (!bad.code) bad = model_open(&m, in, threads);
+    if (!bad.code) bad = imatrix_collect(out, m, threads, buf_view(&text), a->collect, a->ctx < 512 ? a->ctx : 512, shows(c) ? &p : NULL);
+    model_close(m);
+    buf_free(&text);
+    if (!bad.code && a->output) bad = imatrix_save(*out, a->output);
+    if (bad.code) return bad;
+    json_set(c->out, "imatrix", json_pack("{s:s?,s:I,s:I,s:I}", "path", a->output, "entries", (json_int_t)(*out)->n, "chunks", (json_int_t)(*out)->chunks, "chunk_size", (json_int_t)(*out)->chunk_size));
+    if (!c->json)
+        printf(L("행렬 %zu개의 중요도, 글 조각 %lld개%s%s\n", "importances of %zu matrices from %lld pieces of text%s%s\n"), (*out)->n, (long long)(*out)->chunks, a->output ? ": " : "", a->output ? a->output : "");
+    return OK;
+}
+
+static err checked(const cli *c, const asked *a, quant_opts *o)
+{
+    bool only_collects = a->collect && c->arg.n == 1;
+    if (a->search && strcmp(a->search, "better")) return err_new(ERR_INPUT, L("--search %s: better만 됩니다", "--search %s: expected better"), a->search);
+    if (a->collect && a->importances) return err_new(ERR_INPUT, "%s", L("--collect와 --imatrix는 함께 쓸 수 없습니다", "--collect makes importances, --imatrix reads them: expected one of the two"));
+    if (only_collects && !a->output) return cli_missing("-o FILE");
+    if (!only_collects && c->arg.n < 2) return cli_missing("OUT");
+    if (!only_collects && !a->type && !a->sweep) return cli_missing("--type T");
+    if (a->type && !(o->mix = quant_mix_find(a->type))) return no_such_type(a->type);
+    if (a->ctx < 2) return err_new(ERR_INPUT, L("--ctx: 2 이상이어야 합니다", "--ctx: expected at least 2 tokens"));
+    return OK;
+}
+
 err cmd_quantize(cli *c, int argc, char **argv)
 {
-    asked a = {0};
+    asked a = {.ctx = 4096};
     quant_opts o = {.cancel = &cli_cancel};
     option opt[] = {{"--type", "T", "f32 f16 bf16 q8_0 q6_k q5_k_m q4_k_m q4_0 iq4_nl mxfp4 q3_k_m q2_k ...", OPT_STR, &a.type},
                     {"--requantize", NULL, "the input may be quantised already", OPT_FLAG, &a.requantise},
-                    {"--pure", NULL, "every matrix of that very type", OPT_FLAG, &a.pure},
+                    {"--imatrix", "FILE", "importances of columns, .dat or GGUF", OPT_STR, &a.importances},
+                    {"--collect", "TEXT", "makes importances from a text, and uses them when there is an OUT", OPT_STR, &a.collect},
+                    {"-o --output", "FILE", "where --collect keeps them", OPT_STR, &a.output},
                     {"--search", "better", "a wider search for scales: slower, same size", OPT_STR, &a.search},
-                    {"--imatrix", "FILE", "importances of columns, as .dat or GGUF", OPT_STR, &a.importances}};
+                    {"--eval", "TEXT", "likelihood, divergence, speed before and after", OPT_STR, &a.eval},
+                    {"--ctx", "N", "tokens of a window of it (4096, or the model's context)", OPT_I64, &a.ctx},
+                    {"--speed", NULL, "speed and memory before and after, without a text", OPT_FLAG, &a.speed},
+                    {"--sweep", NULL, "every type in turn, quality against size; OUT is a folder", OPT_FLAG, &a.sweep},
+                    {"--svg", "FILE", "the report as a picture", OPT_STR, &a.svg},
+                    {"--pure", NULL, "every matrix of that very type", OPT_FLAG, &a.pure}};
     char *in = NULL;
     imatrix *m = NULL;
-    PARSE(c, opt, 2, 2);
-    if (!a.type) return cli_missing("--type T");
-    if (!(o.mix = quant_mix_find(a.type))) return no_such_type(a.type);
+    buf text = {0};
+    PARSE(c, opt, 1, 2);
+    TRY(checked(c, &a, &o));
     o.requantise = a.requantise, o.pure = a.pure, o.better = a.search != NULL;
     TRY(model_resolve(&in, c->arg.v[0]));
-    err bad = a.importances ? imatrix_load(&m, a.importances) : OK;
+    err bad = pool_new(&o.threads, (int)c->threads);
+    if (!bad.code && a.eval) bad = cli_file(a.eval, &text);
+    if (!bad.code && a.importances) bad = imatrix_load(&m, a.importances);
+    if (!bad.code && a.collect) bad = collect(c, &a, in, o.threads, &m);
     o.importance = m;
-    if (!bad.code) bad = pool_new(&o.threads, (int)c->threads);
-    if (!bad.code) bad = one(c, &a, in, c->arg.v[1], &o);
+    if (!bad.code && c->arg.n == 2) bad = a.sweep ? sweep(c, &a, in, c->arg.v[1], &text, &o) : one(c, &a, in, c->arg.v[1], &text, &o);
+    buf_free(&text);
     pool_free(o.threads);
     imatrix_free(m);
     mem_free(in);

@@ -6,9 +6,9 @@
 /* The input, opened so that pages which are done with can be given back: a model larger than memory passes through. */
 typedef struct {
     model_file *file;
-    file_map mapped; /* of a GGUF; empty for a folder */
+    file_map mapped; /* of the GGUF, or of what a folder became */
 } quant_source;
-err quant_source_open(quant_source *, const char *path);
+err quant_source_open(quant_source *, const char *path, const char *beside /* the new file */);
 void quant_source_close(quant_source *);
 void quant_source_forget(const quant_source *, const void *p, usize n);
 
@@ -28,4 +28,40 @@ err quant_coder_new(quant_coder **, pool *);
 void quant_coder_free(quant_coder *);
 /* each(ctx, bytes, n): the encoded rows in order. FORMAT names tensor and row of a value that is not finite */
 err quant_coder_run(quant_coder *, const quant_job *, quant_sums *, err (*each)(void *ctx, const void *bytes, usize n), void *ctx);
+
+/* A text through a model without an engine (reader.c): one sequence at a time, `rows` at most. */
+enum { QUANT_HEAD_ROWS = 64 };
+typedef struct {
+    char *name; /* of a weight */
+    i64 k;
+    tensor *sum; /* [k,1] squares of its input, summed over rows; neighbours may share one */
+} quant_seen;
+typedef struct {
+    const model *m;
+    model *own; /* opened here */
+    backend *be;
+    workspace *ws;
+    plan *p, *head;
+    model_io io;
+    tensor *mask, *last_x, *head_in, *logits;
+    quant_seen *seen;
+    usize n_seen, seen_cap;
+    i64 rows;
+    i32 *in;
+    float *hidden; /* [width, rows] after a run */
+} quant_reader;
+err quant_reader_open(quant_reader *, const char *path, const model * /* or NULL: path is opened */, pool *, i64 rows, bool exact, bool see_products);
+void quant_reader_close(quant_reader *);
+err quant_reader_run(quant_reader *, const i32 *id, i64 n);
+err quant_reader_logits(quant_reader *, i64 row, const float **logits /* [n_vocab, QUANT_HEAD_ROWS] of rows from `row` on */);
+typedef struct {
+    ids all;
+    i32 *id; /* [n] of the window */
+    i64 ctx, n;
+    usize at;
+    bool bos;
+} quant_windows; /* as eval_nll cuts a text */
+err quant_windows_open(quant_windows *, const model *, str text, i64 ctx);
+void quant_windows_close(quant_windows *);
+bool quant_windows_next(quant_windows *);
 #endif

@@ -10,10 +10,25 @@
 #include <unistd.h>
 
 /* ---- input ---------------------------------------------------------------------------------------------------------------------- */
-err quant_source_open(quant_source *s, const char *path)
+/* A folder becomes a GGUF first, beside the new file, which loses its name as soon as it is open. */
+static err convert(quant_source *s, const char *path, const char *beside)
+{
+    convert_report r;
+    buf at = {0};
+    const char *slash = strrchr(beside, '/');
+    buf_fmt(&at, "%.*s.maru-converted-%d.gguf", slash ? (int)(slash + 1 - beside) : 0, beside, (int)getpid());
+    err bad = buf_error(&at);
+    if (!bad.code) bad = model_convert(path, buf_cstr(&at), &r);
+    if (!bad.code) bad = file_map_open(&s->mapped, buf_cstr(&at));
+    if (at.n) unlink(buf_cstr(&at));
+    buf_free(&at);
+    return bad;
+}
+
+err quant_source_open(quant_source *s, const char *path, const char *beside)
 {
     *s = (quant_source){.mapped = {.fd = -1}};
-    TRY(file_map_open(&s->mapped, path));
+    TRY(file_is_dir(path) ? convert(s, path, beside) : file_map_open(&s->mapped, path));
     err bad = gguf_parse(&s->file, s->mapped.p, s->mapped.n, path);
     if (bad.code) quant_source_close(s);
     return bad;
@@ -174,7 +189,7 @@ static err bytes_of(const char *path, usize *sum)
     return OK;
 }
 
-static err totals(const model_file *f, const char *in, const quant_opts *o, const dtype *to, quant_report *r)
+static void totals(const model_file *f, const quant_opts *o, const dtype *to, quant_report *r)
 {
     for (usize i = 0; i < r->n; i++) {
         const file_tensor *t = file_tensor_at(f, i);
@@ -182,7 +197,6 @@ static err totals(const model_file *f, const char *in, const quant_opts *o, cons
         dtype asked = o->mix->type;
         r->fallbacks += t->type != to[i] && dtype_table[asked].block > 1 && t->n[0] % dtype_table[asked].block != 0;
     }
-    return bytes_of(in, &r->before);
 }
 
 err quant_run(const char *in, const char *out, const quant_opts *o, quant_report *r)
@@ -192,14 +206,14 @@ err quant_run(const char *in, const char *out, const quant_opts *o, quant_report
     double start = clock_s();
     *r = (quant_report){0};
     TRY(same_file(in, out));
-    TRY(quant_source_open(&src, in));
+    TRY(quant_source_open(&src, in, out));
     err bad = split_file(src.file, in);
     r->n = file_n_tensors(src.file);
     if (!bad.code && !(to = mem_array(dtype, r->n + 1))) bad = err_new(ERR_NOMEM, "out of memory for %zu tensors", r->n);
     if (!bad.code && !(r->t = mem_array(quant_tensor, r->n + 1))) bad = err_new(ERR_NOMEM, "out of memory for %zu tensors", r->n);
     if (!bad.code) bad = quant_types(src.file, o->mix, o->importance != NULL, o->pure, to);
     if (!bad.code) bad = check(src.file, in, o, to, r);
-    if (!bad.code) bad = totals(src.file, in, o, to, r);
+    if (!bad.code) totals(src.file, o, to, r), r->before = src.mapped.n;
     if (!bad.code && o->progress) progress_start(o->progress, "quantize", r->values);
     if (!bad.code) bad = write_file(&src, out, o, to, r);
     if (!bad.code) bad = bytes_of(out, &r->after);
