@@ -72,6 +72,72 @@ static void test_golden(void **state)
     assert_int_equal(bad, 0);
 }
 
+/* rows shorter than what goes side by side, and not a multiple of it: every level as the plain one, and a row as its blocks */
+static void test_lengths(void **state)
+{
+    (void)state;
+    u8 want[4096], got[4096];
+    for (usize g = 0; g < COUNT_OF(golden); g++) {
+        dtype t = golden[g].t;
+        for (i64 k = dtype_table[t].block; k <= 11 * dtype_table[t].block && k <= 2816; k += dtype_table[t].block)
+            for (int weighted = 0; weighted < 2; weighted++) {
+                const float *w = weighted ? weights : NULL;
+                usize n = dtype_row_bytes(t, k);
+                levels[0].encode[t](values + k, w, k, want);
+                for (int l = 1; l < n_levels; l++) {
+                    memset(got, 0x5a, sizeof got);
+                    levels[l].encode[t](values + k, w, k, got);
+                    assert_memory_equal(want, got, n);
+                    assert_int_equal(got[n], 0x5a);
+                }
+                if (weighted) continue; /* with importances the whole row's mean square counts */
+                assert_int_equal(weight_encode(t, dtype_table[t].block, k / dtype_table[t].block, values + k, NULL, got).code,
+                                 ERR_OK);
+                assert_memory_equal(want, got, n);
+            }
+    }
+}
+
+/* zeros, lone values, huge and tiny ones, importances of zero; what is no number may give any block, but ends */
+static void test_edges(void **state)
+{
+    (void)state;
+    static const float numbers[] = {0, 1, -1, 1e-20f, 3e38f, -3e38f, 1e-42f, 65504, NAN, INFINITY, -INFINITY};
+    float x[512], w[512], y[512];
+    u8 want[2048], got[2048];
+    for (usize g = 0; g < COUNT_OF(golden); g++)
+        for (usize i = 0; i < COUNT_OF(numbers); i++)
+            for (int how = 0; how < 8; how++) {
+                dtype t = golden[g].t;
+                for (int j = 0; j < 512; j++) {
+                    x[j] = how & 1 ? numbers[i] : j % 7 == 3 ? numbers[i] : how & 4 ? 0 : values[j];
+                    w[j] = how & 4 ? 0 : weights[j];
+                }
+                for (int l = 0; l < n_levels; l++) {
+                    levels[l].encode[t](x, how & 2 ? w : NULL, 512, l ? got : want);
+                    if (l && isfinite(numbers[i]) && fabsf(numbers[i]) < 1e30f)
+                        assert_memory_equal(want, got, dtype_row_bytes(t, 512));
+                }
+                dtype_table[t].decode(want, y, 512);
+                if (numbers[i] == 0 && how & 1)
+                    for (int j = 0; j < 512; j++) assert_true(y[j] == 0);
+            }
+}
+
+static void test_refused(void **state)
+{
+    (void)state;
+    u8 out[512];
+    assert_int_equal(weight_encode(Q4_K, 128, 1, values, NULL, out).code, ERR_INPUT);
+    assert_int_equal(weight_encode(Q8_0, 33, 1, values, NULL, out).code, ERR_INPUT);
+    assert_int_equal(weight_encode(I32, 32, 1, values, NULL, out).code, ERR_INPUT);
+    assert_int_equal(weight_encode(DTYPE_COUNT, 32, 1, values, NULL, out).code, ERR_INPUT);
+    assert_int_equal(weight_encode(F16, 5, 2, values, weights, out).code, ERR_OK);
+    for (int i = 0; i < 10; i++) assert_int_equal(out[2 * i] | out[2 * i + 1] << 8, f32_to_f16(values[i]));
+    assert_int_equal(weight_encode(BF16, 19, 1, values, weights, out).code, ERR_OK);
+    for (int i = 0; i < 19; i++) assert_int_equal(out[2 * i] | out[2 * i + 1] << 8, f32_to_bf16(values[i]));
+}
+
 int main(void)
 {
     kern_body_encode_generic(&levels[0]);
@@ -79,7 +145,8 @@ int main(void)
     if (n_levels > CPU_AVX2) kern_body_encode_avx2(&levels[1]);
     if (n_levels > CPU_AVX512) kern_body_encode_avx512(&levels[2]);
     make_input();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden), cmocka_unit_test(test_lengths),
+                                       cmocka_unit_test(test_edges), cmocka_unit_test(test_refused)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     mem_free(values), mem_free(weights);
     return failed;

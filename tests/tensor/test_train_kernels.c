@@ -16,7 +16,9 @@ static const struct {
     layout lay;
 } weights[] = {{F32, LAYOUT_ROWS},  {F16, LAYOUT_ROWS},  {BF16, LAYOUT_ROWS}, {Q8_0, LAYOUT_ROWS}, {Q8_0, LAYOUT_R8},
                {Q5_0, LAYOUT_ROWS}, {Q5_0, LAYOUT_R8},   {Q4_1, LAYOUT_ROWS}, {Q4_1, LAYOUT_R8},   {Q4_0, LAYOUT_ROWS},
-               {Q4_0, LAYOUT_R8},   {Q4_K, LAYOUT_ROWS}, {Q4_K, LAYOUT_R8},   {Q6_K, LAYOUT_ROWS}, {Q6_K, LAYOUT_R8}};
+               {Q4_0, LAYOUT_R8},   {Q4_K, LAYOUT_ROWS}, {Q4_K, LAYOUT_R8},   {Q6_K, LAYOUT_ROWS}, {Q6_K, LAYOUT_R8},
+               {Q5_1, LAYOUT_R8},   {Q5_K, LAYOUT_R8},   {Q3_K, LAYOUT_R8},   {Q2_K, LAYOUT_R8},   {IQ4_NL, LAYOUT_R8},
+               {IQ4_XS, LAYOUT_R8}, {MXFP4, LAYOUT_R8}};
 
 typedef struct {
     dtype type;
