@@ -8,9 +8,9 @@
  * table is one line for each row with tabs between its cells; a table of one cell, or with a table inside, is layout, and its parts
  * are blocks of their own. The anchor of a character is the number of its paragraph, in the order of the text.
  *
- * Left out: deletions, hidden runs, comments, headers and footers of pages, field codes (their results stay). Not done: numbers that
- * Word makes for lists and headings, charts and pictures, formulas but for their letters. */
-#include "rag/load_canon.h"
+ * Left out: deletions, hidden runs, comments, headers and footers of pages, field codes (their results stay). Not done: charts and
+ * pictures, formulas but for their letters. */
+#include "rag/load_docx.h"
 #include "text/text.h"
 #include <libxml/parser.h>
 #include <libxml/tree.h>
@@ -22,6 +22,8 @@ static const usize DOC_MEMORY = (usize)2 << 30;
 /* ---- parts of the container ----------------------------------------------------------------------------------------------- */
 typedef struct {
     char *id, *based_on;
+    char *num_id; /* of the list; NULL: none said */
+    int num_level;
     int level; /* of a heading, 1..6; 0: none said; -1: body text said */
     int list;  /* 1: yes, -1: no, 0: nothing said */
     bool title;
@@ -32,7 +34,8 @@ typedef struct {
 typedef struct {
     zip_t *zip;
     usize unpacked;
-    xmlDoc *main, *styles_doc, *notes[2], *rels;
+    xmlDoc *main, *styles_doc, *numbering, *notes[2], *rels;
+    numbers *numbers;
     char *folder; /* of the main part, with '/' at the end */
     style *style;
     usize n_styles, cap_styles;
@@ -118,27 +121,27 @@ static err read_xml_maybe(docx *x, const char *name, xmlDoc **out)
 static bool named(const xmlNode *n, const char *name) { return n->type == XML_ELEMENT_NODE && !strcmp((const char *)n->name, name); }
 
 /* of the word processor's own names, as they were at first and as the ISO standard has them */
-static bool is_w(const xmlNode *n, const char *name)
+bool docx_is(const xmlNode *n, const char *name)
 {
     return named(n, name) && n->ns && n->ns->href && strstr((const char *)n->ns->href, "wordprocessingml");
 }
 
-static const xmlNode *child(const xmlNode *n, const char *name)
+const xmlNode *docx_child(const xmlNode *n, const char *name)
 {
     for (const xmlNode *c = n ? n->children : NULL; c; c = c->next)
-        if (is_w(c, name)) return c;
+        if (docx_is(c, name)) return c;
     return NULL;
 }
 
 /* borrowed; an attribute by its local name; NULL when there is none */
-static const char *attribute(const xmlNode *n, const char *name)
+const char *docx_attribute(const xmlNode *n, const char *name)
 {
     for (const xmlAttr *a = n ? n->properties : NULL; a; a = a->next)
         if (!strcmp((const char *)a->name, name) && a->children && a->children->content) return (const char *)a->children->content;
     return NULL;
 }
 
-static const char *value(const xmlNode *n) { return attribute(n, "val"); }
+static const char *value(const xmlNode *n) { return docx_attribute(n, "val"); }
 
 /* <w:vanish/>, and not <w:vanish w:val="false"/> */
 static bool is_on(const xmlNode *n)
@@ -147,7 +150,7 @@ static bool is_on(const xmlNode *n)
     return n && !(v && (!strcmp(v, "0") || !strcmp(v, "false") || !strcmp(v, "off")));
 }
 
-static int number_of(const char *s, int otherwise)
+int docx_number(const char *s, int otherwise)
 {
     i64 n;
     return s && str_i64(str_of(s), &n) && n > -1000000 && n < 1000000 ? (int)n : otherwise;
@@ -159,7 +162,7 @@ static char *related(const xmlDoc *rels, const char *folder, const char *kind)
 {
     const xmlNode *root = rels ? xmlDocGetRootElement(rels) : NULL;
     for (const xmlNode *n = root ? root->children : NULL; n; n = n->next) {
-        const char *type = attribute(n, "Type"), *target = attribute(n, "Target"), *mode = attribute(n, "TargetMode");
+        const char *type = docx_attribute(n, "Type"), *target = docx_attribute(n, "Target"), *mode = docx_attribute(n, "TargetMode");
         if (n->type != XML_ELEMENT_NODE || !type || !target || (mode && !strcmp(mode, "External"))) continue;
         const char *slash = strrchr(type, '/');
         if (!slash || strcmp(slash + 1, kind)) continue;
@@ -174,63 +177,83 @@ static char *related(const xmlDoc *rels, const char *folder, const char *kind)
 /* ---- styles --------------------------------------------------------------------------------------------------------------- */
 static int level_of_name(const char *name)
 {
-    if (!strncasecmp(name, "heading ", 8)) return number_of(name + 8, 0);
+    if (!strncasecmp(name, "heading ", 8)) return docx_number(name + 8, 0);
     return !strcasecmp(name, "title") ? 1 : 0;
 }
 
 static int level_of(const xmlNode *properties)
 {
-    int level = number_of(value(child(properties, "outlineLvl")), -1);
+    int level = docx_number(value(docx_child(properties, "outlineLvl")), -1);
     return level < 0 ? 0 : level > 8 ? -1 : level + 1;
 }
 
 static int list_of(const xmlNode *properties)
 {
-    const xmlNode *num = child(properties, "numPr"), *id = child(num, "numId");
-    return !num || (!id && !child(num, "ilvl")) ? 0 : id && !number_of(value(id), 1) ? -1 : 1;
+    const xmlNode *num = docx_child(properties, "numPr"), *id = docx_child(num, "numId");
+    return !num || (!id && !docx_child(num, "ilvl")) ? 0 : id && !docx_number(value(id), 1) ? -1 : 1;
 }
 
 static err read_styles(docx *x)
 {
     const xmlNode *root = x->styles_doc ? xmlDocGetRootElement(x->styles_doc) : NULL;
     for (const xmlNode *n = root ? root->children : NULL; n; n = n->next) {
-        const char *id = attribute(n, "styleId"), *name = value(child(n, "name")), *base = value(child(n, "basedOn"));
-        const xmlNode *properties = child(n, "pPr");
-        if (!is_w(n, "style") || !id) continue;
+        const char *id = docx_attribute(n, "styleId"), *name = value(docx_child(n, "name")), *base = value(docx_child(n, "basedOn"));
+        const xmlNode *properties = docx_child(n, "pPr");
+        if (!docx_is(n, "style") || !id) continue;
         style s = {.level = level_of(properties), .list = list_of(properties)};
         int level = name ? level_of_name(name) : 0;
         if (level > 0 && level < 10) s.level = level;
         s.title = name && !strcasecmp(name, "title");
         s.id = mem_strdup(id);
         s.based_on = base ? mem_strdup(base) : NULL;
-        if (!s.id || (base && !s.based_on) || !map_put(x->style_ids, str_of(id), x->n_styles) ||
+        const xmlNode *num = docx_child(properties, "numPr");
+        const char *num_id = value(docx_child(num, "numId"));
+        s.num_id = num_id ? mem_strdup(num_id) : NULL;
+        s.num_level = docx_number(value(docx_child(num, "ilvl")), 0);
+        if (!s.id || (base && !s.based_on) || (num_id && !s.num_id) || !map_put(x->style_ids, str_of(id), x->n_styles) ||
             !VEC_PUSH(x->style, x->n_styles, x->cap_styles, s)) {
             mem_free(s.id);
             mem_free(s.based_on);
+            mem_free(s.num_id);
             return no_memory;
         }
     }
     return OK;
 }
 
-/* What a style says, or the one that it is based on */
-static void apply_style(const docx *x, const char *id, int *level, int *list, bool *title)
+/* What a paragraph is; properties of its own come before those of its style, and of the one that the style is based on. */
+typedef struct {
+    int level, list, num_level; /* num_level -1: not said */
+    const char *num_id;
+    bool title;
+} traits;
+
+static traits traits_of(const docx *x, const xmlNode *properties)
 {
+    const xmlNode *num = docx_child(properties, "numPr");
+    traits t = {level_of(properties), list_of(properties), docx_number(value(docx_child(num, "ilvl")), -1),
+                value(docx_child(num, "numId")), false};
+    const char *id = value(docx_child(properties, "pStyle"));
     u64 at;
     for (int i = 0; i < STYLE_STEPS && id && map_get(x->style_ids, str_of(id), &at); i++) {
         const style *s = &x->style[at];
-        if (!*level) *level = s->level;
-        if (!*list) *list = s->list;
-        if (!i) *title = s->title;
+        if (!t.level) t.level = s->level;
+        if (!t.list) t.list = s->list;
+        if (!t.num_id && s->num_id) {
+            t.num_id = s->num_id;
+            if (t.num_level < 0) t.num_level = s->num_level;
+        }
+        if (!i) t.title = s->title;
         id = s->based_on;
     }
+    return t;
 }
 
 static err read_notes(docx *x, int which)
 {
     const xmlNode *root = x->notes[which] ? xmlDocGetRootElement(x->notes[which]) : NULL;
     for (const xmlNode *n = root ? root->children : NULL; n; n = n->next) {
-        const char *id = attribute(n, "id"), *type = attribute(n, "type");
+        const char *id = docx_attribute(n, "id"), *type = docx_attribute(n, "type");
         if (n->type != XML_ELEMENT_NODE || !id || (type && strcmp(type, "normal"))) continue; /* lines between text and notes */
         if (!map_put(x->note_ids[which], str_of(id), (u64)(uintptr_t)n)) return no_memory;
     }
@@ -301,13 +324,13 @@ static void keep_for_later(docx *x, xmlNode *n)
 static void refer(docx *x, const xmlNode *n, int which)
 {
     u64 at;
-    const char *id = attribute(n, "id");
+    const char *id = docx_attribute(n, "id");
     if (id && map_get(x->note_ids[which], str_of(id), &at)) keep_for_later(x, (xmlNode *)(uintptr_t)at);
 }
 
 static void field(docx *x, const xmlNode *n)
 {
-    const char *type = attribute(n, "fldCharType");
+    const char *type = docx_attribute(n, "fldCharType");
     if (!type) return;
     if (!strcmp(type, "begin") && x->n_fields < FIELDS) x->field[x->n_fields++] = 1;
     if (!strcmp(type, "separate") && x->n_fields) x->field[x->n_fields - 1] = 0;
@@ -326,7 +349,7 @@ static bool is_dropped(const xmlNode *n)
     static const char *const names[] = {"del",  "moveFrom", "instrText", "delText", "delInstrText", "pPr", "rPr", "sdtPr", "sdtEndPr",
                                         "tblPr", "tblGrid",  "trPr",      "tcPr",    "sectPr",       "rt",  "fldData", "object"};
     for (usize i = 0; i < COUNT_OF(names); i++)
-        if (is_w(n, names[i])) return true;
+        if (docx_is(n, names[i])) return true;
     return false;
 }
 
@@ -350,23 +373,23 @@ static void inline_node(docx *x, xmlNode *n)
     if (named(n, "AlternateContent")) {
         const xmlNode *a = alternative(n);
         if (a) inside(x, a);
-    } else if (is_w(n, "t") || (named(n, "t") && n->ns && n->ns->href && strstr((const char *)n->ns->href, "/math"))) {
+    } else if (docx_is(n, "t") || (named(n, "t") && n->ns && n->ns->href && strstr((const char *)n->ns->href, "/math"))) {
         if (shows) put_text(x, n);
-    } else if (is_w(n, "txbxContent")) {
+    } else if (docx_is(n, "txbxContent")) {
         keep_for_later(x, n);
-    } else if (is_w(n, "r")) {
-        if (!is_on(child(child(n, "rPr"), "vanish"))) inside(x, n);
-    } else if (is_w(n, "tab") || is_w(n, "ptab")) {
+    } else if (docx_is(n, "r")) {
+        if (!is_on(docx_child(docx_child(n, "rPr"), "vanish"))) inside(x, n);
+    } else if (docx_is(n, "tab") || docx_is(n, "ptab")) {
         x->space = true;
-    } else if (is_w(n, "br") || is_w(n, "cr")) {
+    } else if (docx_is(n, "br") || docx_is(n, "cr")) {
         if (x->table) x->space = true;
         else if (x->open && !x->lines) want_lines(x, 1);
-    } else if (is_w(n, "noBreakHyphen")) {
+    } else if (docx_is(n, "noBreakHyphen")) {
         if (shows) put(x, '-');
-    } else if (is_w(n, "fldChar")) {
+    } else if (docx_is(n, "fldChar")) {
         field(x, n);
-    } else if (is_w(n, "footnoteReference") || is_w(n, "endnoteReference")) {
-        refer(x, n, is_w(n, "endnoteReference"));
+    } else if (docx_is(n, "footnoteReference") || docx_is(n, "endnoteReference")) {
+        refer(x, n, docx_is(n, "endnoteReference"));
     } else
         inside(x, n);
 }
@@ -397,27 +420,49 @@ static void say_later(docx *x)
 }
 
 /* A paragraph whose mark is deleted goes on in the next one. */
-static bool joins_next(const xmlNode *properties) { return child(child(properties, "rPr"), "del") != NULL; }
+static bool joins_next(const xmlNode *properties) { return docx_child(docx_child(properties, "rPr"), "del") != NULL; }
+
+/* Empty items are not numbered here: a number alone is no text. */
+static bool has_text(const xmlNode *n)
+{
+    for (const xmlNode *c = n->children; c; c = c->next) {
+        if (c->type != XML_ELEMENT_NODE || is_dropped(c)) continue;
+        if (named(c, "t") && c->children) return true;
+        if (has_text(c)) return true;
+    }
+    return false;
+}
+
+static void put_number(docx *x, const traits *t)
+{
+    buf label = {0};
+    numbers_next(x->numbers, t->num_id, t->num_level < 0 ? 0 : t->num_level, &label);
+    x->no_memory |= label.bad;
+    if (label.n) {
+        put_str(x, buf_cstr(&label));
+        x->space = true;
+    }
+    buf_free(&label);
+}
 
 static void paragraph(docx *x, const xmlNode *p)
 {
-    const xmlNode *properties = child(p, "pPr");
-    int level = level_of(properties), list = list_of(properties);
-    bool title = false;
-    apply_style(x, value(child(properties, "pStyle")), &level, &list, &title);
+    const xmlNode *properties = docx_child(p, "pPr");
+    traits t = traits_of(x, properties);
     x->paragraph++;
     x->tagged = false;
     if (x->table)
         x->space = true;
     else if (!x->joined) {
-        int kind = level > 0 ? BLOCK_HEADING : list > 0 ? BLOCK_LIST : BLOCK_TEXT;
+        int kind = t.level > 0 ? BLOCK_HEADING : t.list > 0 ? BLOCK_LIST : BLOCK_TEXT;
         bool goes_on = kind == BLOCK_LIST && x->open && x->kind == BLOCK_LIST;
         if (!goes_on) close_block(x);
         want_lines(x, goes_on ? 1 : 2);
         x->kind = kind;
-        x->level = kind == BLOCK_HEADING ? (level > 6 ? 6 : level) : 0;
-        x->label = title && !x->title.n ? &x->title : kind == BLOCK_HEADING && !x->heading.n ? &x->heading : NULL;
+        x->level = kind == BLOCK_HEADING ? (t.level > 6 ? 6 : t.level) : 0;
+        x->label = t.title && !x->title.n ? &x->title : kind == BLOCK_HEADING && !x->heading.n ? &x->heading : NULL;
     }
+    if (t.list > 0 && !x->joined && has_text(p)) put_number(x, &t);
     inside(x, p);
     x->joined = joins_next(properties) && !x->table;
     if (in_field_code(x)) x->n_fields = 0; /* a code that never ends must not swallow the document */
@@ -434,12 +479,12 @@ typedef struct {
 static void shape_of(const xmlNode *n, shape *s)
 {
     for (const xmlNode *c = n->children; c; c = c->next) {
-        if (c->type != XML_ELEMENT_NODE || is_dropped(c) || is_w(c, "p")) continue;
-        if (is_w(c, "tbl")) {
+        if (c->type != XML_ELEMENT_NODE || is_dropped(c) || docx_is(c, "p")) continue;
+        if (docx_is(c, "tbl")) {
             s->tables++;
             continue;
         }
-        s->cells += is_w(c, "tc");
+        s->cells += docx_is(c, "tc");
         shape_of(c, s);
     }
 }
@@ -449,12 +494,12 @@ static void table_inside(docx *x, const xmlNode *parent, bool layout, u32 *cells
 {
     for (const xmlNode *c = parent->children; c; c = c->next) {
         if (c->type != XML_ELEMENT_NODE || is_dropped(c)) continue;
-        if (is_w(c, "tr")) {
-            if (child(child(c, "trPr"), "del")) continue;
+        if (docx_is(c, "tr")) {
+            if (docx_child(docx_child(c, "trPr"), "del")) continue;
             u32 n = 0;
             if (!layout) want_lines(x, 1);
             table_inside(x, c, layout, &n);
-        } else if (is_w(c, "tc")) {
+        } else if (docx_is(c, "tc")) {
             if (!layout && (*cells)++) x->tabs++;
             x->space = false;
             blocks_inside(x, c);
@@ -493,9 +538,9 @@ static void blocks_inside(docx *x, const xmlNode *parent)
 {
     for (const xmlNode *c = parent->children; c; c = c->next) {
         if (c->type != XML_ELEMENT_NODE || is_dropped(c)) continue;
-        if (is_w(c, "p"))
+        if (docx_is(c, "p"))
             paragraph(x, c);
-        else if (is_w(c, "tbl"))
+        else if (docx_is(c, "tbl"))
             table(x, c);
         else if (named(c, "AlternateContent")) {
             const xmlNode *a = alternative(c);
@@ -522,7 +567,7 @@ static err open_parts(docx *x)
 {
     xmlDoc *rels = NULL;
     buf rels_name = {0};
-    char *name = NULL, *styles = NULL, *notes[2] = {NULL, NULL};
+    char *name = NULL, *styles = NULL, *numbering = NULL, *notes[2] = {NULL, NULL};
     err bad;
     TRY_TO(done, read_xml_maybe(x, "_rels/.rels", &rels));
     name = related(rels, "", "officeDocument");
@@ -534,15 +579,18 @@ static err open_parts(docx *x)
     TRY_TO(done, buf_error(&rels_name));
     TRY_TO(done, read_xml_maybe(x, buf_cstr(&rels_name), &x->rels));
     styles = related(x->rels, x->folder, "styles");
+    numbering = related(x->rels, x->folder, "numbering");
     notes[0] = related(x->rels, x->folder, "footnotes");
     notes[1] = related(x->rels, x->folder, "endnotes");
     TRY_TO(done, read_xml_maybe(x, styles, &x->styles_doc));
+    TRY_TO(done, read_xml_maybe(x, numbering, &x->numbering));
     for (int i = 0; i < 2; i++) TRY_TO(done, read_xml_maybe(x, notes[i], &x->notes[i]));
 done:
     xmlFreeDoc(rels);
     buf_free(&rels_name);
     mem_free(name);
     mem_free(styles);
+    mem_free(numbering);
     mem_free(notes[0]);
     mem_free(notes[1]);
     return bad.code == ERR_NOTFOUND ? err_new(ERR_FORMAT, "not a Word document: %s", bad.what) : bad;
@@ -550,10 +598,11 @@ done:
 
 static err write_document(docx *x, loaded *out)
 {
-    const xmlNode *root = xmlDocGetRootElement(x->main), *body = root ? child(root, "body") : NULL;
+    const xmlNode *root = xmlDocGetRootElement(x->main), *body = root ? docx_child(root, "body") : NULL;
     if (!body) return err_new(ERR_FORMAT, "not a Word document: its main part has no body (root element %.40s)",
                               root ? (const char *)root->name : "none");
     if (!(x->style_ids = map_new()) || !(x->note_ids[0] = map_new()) || !(x->note_ids[1] = map_new())) return no_memory;
+    TRY(numbers_new(&x->numbers, x->numbering));
     TRY(read_styles(x));
     for (int i = 0; i < 2; i++) TRY(read_notes(x, i));
     TRY(canon_new(&x->c, SOURCE_ELEMENT, "utf-8"));
@@ -572,6 +621,8 @@ static void docx_free(docx *x)
 {
     xmlFreeDoc(x->main);
     xmlFreeDoc(x->styles_doc);
+    xmlFreeDoc(x->numbering);
+    numbers_free(x->numbers);
     xmlFreeDoc(x->notes[0]);
     xmlFreeDoc(x->notes[1]);
     xmlFreeDoc(x->rels);
@@ -579,6 +630,7 @@ static void docx_free(docx *x)
     for (usize i = 0; i < x->n_styles; i++) {
         mem_free(x->style[i].id);
         mem_free(x->style[i].based_on);
+        mem_free(x->style[i].num_id);
     }
     mem_free(x->style);
     map_free(x->style_ids);

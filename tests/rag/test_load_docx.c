@@ -84,6 +84,37 @@ static void texts(void **state)
     }
 }
 
+/* numbers as Word makes them: levels, formats, a heading that counts by its style, two lists of one definition, a new start */
+static void numbering(void **state)
+{
+    (void)state;
+#define LVL(n, format, text) "<w:lvl w:ilvl=\"" n "\"><w:start w:val=\"1\"/><w:numFmt w:val=\"" format "\"/><w:lvlText w:val=\"" text "\"/></w:lvl>"
+#define NUM(id, level, text) "<w:p><w:pPr><w:numPr><w:ilvl w:val=\"" level "\"/><w:numId w:val=\"" id "\"/></w:numPr></w:pPr><w:r><w:t>" text "</w:t></w:r></w:p>"
+    docx_part part[] = {
+        {"word/document.xml",
+         S("<w:document" W_SPACE "><w:body>" STYLED("H", "총칙") NUM("2", "0", "a") NUM("2", "1", "b") NUM("2", "1", "c") NUM("2", "0", "d") NUM("2", "1", "e")
+           NUM("3", "0", "f") NUM("4", "0", "g") STYLED("H", "끝") NUM("5", "0", "bullet") NUM("5", "1", "ix") NUM("5", "2", "aa") NUM("99", "0", "none") "</w:body></w:document>")},
+        {"word/_rels/document.xml.rels", S("<Relationships><Relationship Id=\"r1\" Type=\"" W_REL "styles\" Target=\"styles.xml\"/>"
+                                           "<Relationship Id=\"r2\" Type=\"" W_REL "numbering\" Target=\"numbering.xml\"/></Relationships>")},
+        {"word/styles.xml", S("<w:styles" W_SPACE "><w:style w:styleId=\"H\"><w:name w:val=\"heading 2\"/><w:pPr><w:numPr><w:numId w:val=\"1\"/></w:numPr></w:pPr></w:style></w:styles>")},
+        {"word/numbering.xml",
+         S("<w:numbering" W_SPACE "><w:abstractNum w:abstractNumId=\"7\">" LVL("0", "decimal", "제%1조") "</w:abstractNum>"
+           "<w:abstractNum w:abstractNumId=\"8\">" LVL("0", "decimal", "%1.") LVL("1", "ganada", "%1-%2)") "</w:abstractNum>"
+           "<w:abstractNum w:abstractNumId=\"9\">" LVL("0", "bullet", "*") LVL("1", "upperRoman", "%2") LVL("2", "lowerLetter", "(%3)") "</w:abstractNum>"
+           "<w:num w:numId=\"1\"><w:abstractNumId w:val=\"7\"/></w:num><w:num w:numId=\"2\"><w:abstractNumId w:val=\"8\"/></w:num>"
+           "<w:num w:numId=\"3\"><w:abstractNumId w:val=\"8\"/></w:num>"
+           "<w:num w:numId=\"4\"><w:abstractNumId w:val=\"8\"/><w:lvlOverride w:ilvl=\"0\"><w:startOverride w:val=\"9\"/></w:lvlOverride></w:num>"
+           "<w:num w:numId=\"5\"><w:abstractNumId w:val=\"9\"/></w:num></w:numbering>")},
+    };
+    buf b = docx_of(part, COUNT_OF(part));
+    loaded d = load_one("x.docx", buf_view(&b));
+    no_err(load_check(&d));
+    assert_string_equal(d.text, "제1조 총칙\n\n1. a\n1-가) b\n1-나) c\n2. d\n2-가) e\n3. f\n9. g\n\n제2조 끝\n\nbullet\nI ix\n(a) aa\nnone");
+    assert_string_equal(d.title, "제1조 총칙");
+    loaded_free(&d);
+    buf_free(&b);
+}
+
 static void refuse(str bytes, err_code code, const char *part)
 {
     docs to = {0};
@@ -162,7 +193,7 @@ static void damaged(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(whole),    cmocka_unit_test(texts),            cmocka_unit_test(refused),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(whole),    cmocka_unit_test(texts), cmocka_unit_test(numbering), cmocka_unit_test(refused),
                                        cmocka_unit_test(no_amplification), cmocka_unit_test(damaged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

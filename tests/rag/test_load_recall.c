@@ -1,7 +1,7 @@
 /* tests/rag/test_load_recall.c - real documents with their expected texts: how many of the expected words LOAD finds, PDF and Word and
  * CSV; and, with MARU_HEAVY=1, every file of the document sets, which loads or is refused with a reason that is true. Skipped where
- * ../shared ($MARU_SHARED) is not. The expected texts are Markdown: link targets, formulas (which are LaTeX there), numbers of lists
- * and boxes to tick are not words of a document. */
+ * ../shared ($MARU_SHARED) is not. The expected texts are Markdown: link targets, formulas (which are LaTeX there) and boxes
+ * to tick are not words of a document. */
 #include "load_help.h"
 #include <unistd.h>
 
@@ -27,20 +27,14 @@ static void drop_between(buf *b, const char *open, const char *close)
     }
 }
 
-/* "1. ", "- [x] " at the start of lines; "&amp;" */
+/* "[x]"; "&amp;" */
 static void drop_marks(buf *b)
 {
     for (usize i = 0; i < b->n; i++) {
-        usize k = i;
         bool box = b->n - i >= 3 && b->p[i] == '[' && b->p[i + 2] == ']';
         if (box) b->p[i + 1] = ' ';
         if (b->n - i >= 4 && b->p[i] == '&' && !strncmp(b->p + i, "&amp;", 4)) memset(b->p + i + 1, ' ', 3);
         if (b->n - i >= 4 && (!strncmp(b->p + i, "&lt;", 4) || !strncmp(b->p + i, "&gt;", 4))) memset(b->p + i, ' ', 3);
-        if (i && b->p[i - 1] != '\n') continue;
-        while (k < b->n && (b->p[k] == ' ' || b->p[k] == '-')) k++;
-        usize digits = k;
-        while (digits < b->n && ((b->p[digits] >= '0' && b->p[digits] <= '9') || (digits > k && b->p[digits] == '.'))) digits++;
-        if (digits > k && b->p[digits - 1] == '.') memset(b->p + k, ' ', digits - k);
     }
 }
 
