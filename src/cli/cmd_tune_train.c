@@ -11,7 +11,7 @@ typedef struct {
     i64         epochs, ctx, batch_tokens, accumulate, steps, eval_every, save_every, patience, chunk;
     i64         recompute;
     double      memory, lr, warmup, decay, clip, alpha, dropout, lora_plus;
-    const char *targets, *rslora;
+    const char *targets, *rslora, *rank_pattern, *alpha_pattern;
     bool        resume, force, truncate, special;
 } tune_args;
 
@@ -47,13 +47,14 @@ static err switch_parse(const char *name, const char *word, int *out)
 
 static err options_of(const cli *c, const tune_args *a, train_opts *o)
 {
-    *o = (train_opts){.lr = a->lr, .warmup = a->warmup, .weight_decay = a->decay, .clip = a->clip, .epochs = a->epochs, .most_steps = a->steps, .batch_tokens = a->batch_tokens, .accumulate = a->accumulate, .chunk = a->chunk, .recompute = a->recompute, .memory = (i64)(a->memory * (1 << 30)), .targets = a->targets,
+    *o = (train_opts){.lr = a->lr, .warmup = a->warmup, .weight_decay = a->decay, .clip = a->clip, .epochs = a->epochs, .most_steps = a->steps, .batch_tokens = a->batch_tokens, .accumulate = a->accumulate, .chunk = a->chunk, .recompute = a->recompute, .memory = (i64)(a->memory * (1 << 30)), .targets = a->targets, .rank_pattern = a->rank_pattern, .alpha_pattern = a->alpha_pattern,
                       .alpha = a->alpha, .dropout = a->dropout, .lora_plus = a->lora_plus, .seed = (u64)c->seed, .eval_every = a->eval_every, .save_every = a->save_every, .patience = a->patience, .resume = a->resume, .force = a->force, .cancel = &cli_cancel, .quiet = c->quiet || c->json};
     TRY(tune_way_parse(a->way, &o->way));
     TRY(schedule_parse(a->schedule, &o->schedule));
     TRY(feature_parse(a->features, &o->features));
     TRY(switch_parse("--rslora", a->rslora, &o->rslora));
     if (o->resume && o->force) return err_new(ERR_INPUT, "--resume goes on with the run of the folder, --force begins anew: expected one of them");
+    if ((a->rank_pattern || a->alpha_pattern) && o->way.kind != WAY_LORA) return err_new(ERR_INPUT, "--rank-pattern and --alpha-pattern are of --train lora");
     if (o->patience > 0 && !a->eval.n) return err_new(ERR_INPUT, "--patience needs --eval DATA");
     return OK;
 }
@@ -132,6 +133,8 @@ err cmd_tune_train(cli *c, int argc, char **argv)
                     {"--features", "K", "last second mean4 concat4 (last)", OPT_STR, &a.features},
                     {"--targets", "LIST", "of lora: q,k,v,o,gate,up,down (all)", OPT_STR, &a.targets},
                     {"--alpha", "X", "of lora (twice the rank)", OPT_F64, &a.alpha},
+                    {"--rank-pattern", "RE=R,...", "ranks of modules by name, as PEFT's rank_pattern", OPT_STR, &a.rank_pattern},
+                    {"--alpha-pattern", "RE=X,...", "alphas of modules by name", OPT_STR, &a.alpha_pattern},
                     {"--rslora", "auto|on|off", "scale alpha/sqrt(rank) (auto: above rank 16)", OPT_STR, &a.rslora},
                     {"--lora-plus", "X", "learning rate of b over that of a (1)", OPT_F64, &a.lora_plus},
                     {"--dropout", "P", "of lora's input (0)", OPT_F64, &a.dropout},

@@ -44,6 +44,9 @@ err  adapter_of_trained(adapter_file **, const model *, const trained_set *);
 err  adapter_save(const adapter_file *, const char *folder, const model *);
 err  adapter_save_gguf(const adapter_file *, const char *path, const model *); /* pairs only; scales become one alpha */
 
+/* Whether a pattern of rank_pattern or alpha_pattern picks a module: it matches the whole name or its end after a dot. FORMAT: no regular expression. */
+err  adapter_pattern(const char *pattern, const char *module, bool *yes);
+
 /* ---- use. A mix is what works together in one request: pairs summed, prompts and prefixes one after another ---------------- */
 typedef struct { const adapter_file *file; float scale; } adapter_use; /* scale of pairs; with anything else it must be 1 */
 typedef struct { const adapter_use *use; int n; } adapter_mix;

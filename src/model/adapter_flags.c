@@ -140,6 +140,11 @@ static err matches(const char *where, const char *before, const char *pattern, c
     return OK;
 }
 
+err adapter_pattern(const char *pattern, const char *module, bool *yes)
+{
+    return matches("a pattern of modules", "(?:.*\\.)?(?:", pattern, ")$", module, yes, NULL);
+}
+
 /* the first pattern of the object that the module's end matches, as PEFT looks it up */
 static err pattern_value(const lora_flags *f, const char *where, const char *which, const char *module, const json_t **out)
 {

@@ -11,10 +11,10 @@ err tune_config(const model *m, const train_opts *o, const tune_data *d, i64 row
     sha256_hex(m->id, id);
     snprintf(data, sizeof data, "%016llx", (unsigned long long)d->hash);
     double lr = o->lr > 0 ? o->lr : way_rate(o->way);
-    json_t *j = json_pack("{s:s,s:s,s:s,s:f,s:i,s:f,s:f,s:f,s:I,s:I,s:I,s:I,s:s,s:f,s:f,s:f,s:i,s:s,s:I,s:I,s:I,s:i}", "way", way, "model", id, "data", data, "lr", lr, "schedule", (int)o->schedule, "warmup",
+    json_t *j = json_pack("{s:s,s:s,s:s,s:f,s:i,s:f,s:f,s:f,s:I,s:I,s:I,s:I,s:s,s:f,s:f,s:f,s:i,s:s,s:I,s:I,s:I,s:i,s:s,s:s}", "way", way, "model", id, "data", data, "lr", lr, "schedule", (int)o->schedule, "warmup",
                           o->warmup, "weight_decay", o->weight_decay, "clip", o->clip, "epochs", (json_int_t)o->epochs, "steps", (json_int_t)o->most_steps, "batch_rows", (json_int_t)rows, "accumulate",
                           (json_int_t)i64_max(o->accumulate, 1), "targets", o->targets ? o->targets : "all", "alpha", o->alpha, "dropout", o->dropout, "lora_plus", o->lora_plus, "rslora", o->rslora, "features",
-                          feature_name(o->features), "seed", (json_int_t)o->seed, "eval_every", (json_int_t)o->eval_every, "patience", (json_int_t)o->patience, "reference", (int)cpu_reference());
+                          feature_name(o->features), "seed", (json_int_t)o->seed, "eval_every", (json_int_t)o->eval_every, "patience", (json_int_t)o->patience, "reference", (int)cpu_reference(), "rank_pattern", o->rank_pattern ? o->rank_pattern : "", "alpha_pattern", o->alpha_pattern ? o->alpha_pattern : "");
     char *text = j ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(17) | JSON_SORT_KEYS) : NULL;
     *out = text ? mem_strdup(text) : NULL;
     free(text);

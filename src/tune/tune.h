@@ -37,6 +37,7 @@ typedef struct {
     i64      chunk, recompute;              /* rows of logits at once, 0: chosen; blocks whose activations are computed again, -1: as few as fit */
     i64      memory;                        /* bytes that a step may take; 0: nine tenths of what is available */
     const char *targets;                    /* of pairs: "q,k,v,o,gate,up,down" or a part of it; NULL: all */
+    const char *rank_pattern, *alpha_pattern; /* "q_proj=8,layers\\.[0-3]\\.mlp=32": of pairs, by the module's name as PEFT has it; the first that matches its end counts. NULL: none */
     double   alpha, dropout, lora_plus;     /* alpha 0: twice the rank; lora_plus: learning rate of b over that of a, 0: 1 */
     int      rslora;                        /* -1: above rank 16 */
     feature_kind features;

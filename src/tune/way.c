@@ -68,17 +68,88 @@ static void add_weight(maker *k, const model_weight *w, const char *as)
 
 static float spread(rng *r, float most) { return ((float)rng_unit(r) * 2 - 1) * most; }
 
+/* ---- patterns: "q_proj=8,layers\\.[0-3]\\.mlp=32" ---- */
+
+/* The next item: its value is behind the first '=' that a number and then a comma or the end follow, so that a pattern may hold both. */
+static bool pattern_next(const char **at, buf *pattern, double *value)
+{
+    for (const char *eq = *at; (eq = strchr(eq, '=')); eq++) {
+        char number[40];
+        usize n = strcspn(eq + 1, ",");
+        if (n >= sizeof number || eq == *at || !str_f64((str){eq + 1, n}, value)) continue;
+        buf_reset(pattern);
+        buf_put(pattern, *at, (usize)(eq - *at));
+        *at = eq + 1 + n + (eq[1 + n] == ',');
+        return true;
+    }
+    return false;
+}
+
+/* the module of a weight as PEFT names it; a part of a fused one is its whole */
+static bool module_of(const model *m, const char *weight, char out[112])
+{
+    hf_name hf;
+    char fused[48];
+    int layer, end = 0;
+    char which;
+    if (m->arch->fused && sscanf(weight, "blk.%d.attn_%c.weight%n", &layer, &which, &end) == 2 && end) snprintf(fused, sizeof fused, "blk.%d.attn_qkv.weight", layer), weight = fused;
+    if (!names_to_hf(m->arch->name, weight, &hf)) return false;
+    snprintf(out, 112, "%s", hf.name);
+    char *dot = strrchr(out, '.');
+    if (dot) *dot = 0;
+    return true;
+}
+
+/* the value of the first pattern that picks the weight, else what *value was */
+static err pattern_value(const model *m, const char *list, const char *weight, double *value)
+{
+    buf pattern = {0};
+    char module[112];
+    double v;
+    bool yes = false;
+    err bad = OK;
+    if (!list || !module_of(m, weight, module)) return OK;
+    for (const char *at = list; !bad.code && !yes && pattern_next(&at, &pattern, &v);) {
+        bad = adapter_pattern(buf_cstr(&pattern), module, &yes);
+        if (yes) *value = v;
+    }
+    buf_free(&pattern);
+    return bad;
+}
+
+/* every item can be read, its value is in bounds, and it picks something that is trained: else it would be a wish without a word */
+static err check_patterns(const maker *k, const char *option, const char *list, double most, bool whole)
+{
+    buf pattern = {0};
+    const char *at = list;
+    err bad = OK;
+    while (at && *at && !bad.code) {
+        double v;
+        bool used = false;
+        char module[112];
+        if (!pattern_next(&at, &pattern, &v)) bad = err_new(ERR_INPUT, "%s: \"%s\" is no PATTERN=NUMBER", option, at);
+        else if (!(v > 0) || v > most || (whole && v != floor(v))) bad = err_new(ERR_INPUT, "%s: %s=%g: expected a%s number above 0, at most %g", option, buf_cstr(&pattern), v, whole ? " whole" : "", most);
+        for (usize i = 0; !bad.code && !used && i < k->set->n; i++)
+            if (k->set->t[i].kind == TRAIN_A && module_of(k->m, k->set->t[i].name, module)) bad = adapter_pattern(buf_cstr(&pattern), module, &used);
+        if (!bad.code && !used) bad = err_new(ERR_INPUT, "%s: \"%s\" picks nothing that is trained; modules are named as in model.layers.0.self_attn.q_proj", option, buf_cstr(&pattern));
+    }
+    buf_free(&pattern);
+    return bad;
+}
+
 static void add_pair(maker *k, const model_weight *w)
 {
-    i64 rank = k->o->way.n;
-    bool rs = k->o->rslora < 0 ? rank > 16 : k->o->rslora;
-    double alpha = k->o->alpha > 0 ? k->o->alpha : 2 * (double)rank;
-    if (!w->data) return;
-    trained *a = add_new(k, TRAIN_A, w->name, w->k, rank);
+    double rank = (double)k->o->way.n, alpha = k->o->alpha > 0 ? k->o->alpha : 2 * rank;
+    bool rs = k->o->rslora < 0 ? k->o->way.n > 16 : k->o->rslora;
+    if (!w->data || k->bad.code) return;
+    k->bad = pattern_value(k->m, k->o->rank_pattern, w->name, &rank);
+    if (!k->bad.code) k->bad = pattern_value(k->m, k->o->alpha_pattern, w->name, &alpha);
+    rank = fmax(1, fmin(floor(rank), 4096)); /* check_patterns refuses others */
+    trained *a = add_new(k, TRAIN_A, w->name, w->k, (i64)rank);
     if (!a->data) return;
-    a->scale = (float)(rs ? alpha / sqrt((double)rank) : alpha / (double)rank), a->dropout = (float)k->o->dropout;
-    for (i64 i = 0; i < w->k * rank; i++) a->data[i] = spread(&k->r, 1 / sqrtf((float)w->k));
-    add_new(k, TRAIN_B, w->name, rank, w->n);
+    a->scale = (float)(rs ? alpha / sqrt(rank) : alpha / rank), a->dropout = (float)k->o->dropout;
+    for (i64 i = 0; i < w->k * (i64)rank; i++) a->data[i] = spread(&k->r, 1 / sqrtf((float)w->k));
+    add_new(k, TRAIN_B, w->name, (i64)rank, w->n);
 }
 
 static bool wanted(const char *targets, const char *name)
@@ -245,6 +316,8 @@ err way_make(const model *m, pool *threads, const train_opts *o, const tune_data
     case WAY_LORA:
         TRY(check_targets(o->targets));
         add_pairs(&k);
+        if (!k.bad.code) k.bad = check_patterns(&k, "--rank-pattern", o->rank_pattern, 4096, true);
+        if (!k.bad.code) k.bad = check_patterns(&k, "--alpha-pattern", o->alpha_pattern, 1e6, false);
         break;
     case WAY_ALL: add_everything(&k); break;
     case WAY_NORM: add_norms(&k); break;

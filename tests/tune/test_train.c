@@ -335,12 +335,52 @@ static void test_counts(void **state)
     model_close(m);
 }
 
+/* ranks and factors by the names of modules: trained so, written as PEFT has them, read again as they were */
+static void test_patterns(void **state)
+{
+    (void)state;
+    model *m = open_tiny("llama", Q8_0);
+    tune_data *d = data_of(m, "texts.jsonl", texts, false);
+    train_opts o = opts_of("lora:4");
+    adapter_file *a;
+    o.epochs = 3, o.rslora = 0, o.lr = 1e-2;
+    o.rank_pattern = "layers\\.1\\.mlp\\.(gate|up)_proj=8,q_pro[a-z]{1,1}=2", o.alpha_pattern = "self_attn\\.q_proj=16,model\\.layers\\.0\\.self_attn\\.v_proj=2.5";
+    file_remove_tree(at("patterns"));
+    train(m, d, NULL, "patterns", &o, NULL);
+    assert_ok(adapter_load(&a, at("patterns"), m));
+    assert_int_equal(a->n_pairs, 14);
+    for (usize i = 0; i < a->n_pairs; i++) {
+        const low_rank *p = &a->pair[i];
+        bool q = strstr(p->name, "attn_q.") != NULL, wide = !strcmp(p->name, "blk.1.ffn_gate.weight") || !strcmp(p->name, "blk.1.ffn_up.weight"), v = !strcmp(p->name, "blk.0.attn_v.weight");
+        i64 rank = q ? 2 : wide ? 8 : 4;
+        double alpha = q ? 16 : v ? 2.5 : 8;
+        if (p->rank != rank || fabs((double)p->scale - alpha / (double)rank) > 1e-6) fail_msg("%s: rank %lld, factor %g", p->name, (long long)p->rank, (double)p->scale);
+    }
+    buf config = bytes_of("patterns", "adapter_config.json");
+    const char *ranks = strstr(buf_cstr(&config), "\"rank_pattern\""), *alphas = strstr(buf_cstr(&config), "\"alpha_pattern\"");
+    assert_true(ranks && alphas && strstr(ranks, "gate_proj\": 8") && strstr(alphas, "v_proj\": 2.5"));
+    buf_free(&config);
+    adapter_free(a);
+    o.rank_pattern = "q_proj=8,w_proj=2";
+    refused(m, d, &o, ERR_INPUT, "\"w_proj\" picks nothing that is trained");
+    o.rank_pattern = "q_proj=2.5";
+    refused(m, d, &o, ERR_INPUT, "a whole number");
+    o.rank_pattern = "q_proj=0";
+    refused(m, d, &o, ERR_INPUT, "above 0");
+    o.rank_pattern = "q_proj";
+    refused(m, d, &o, ERR_INPUT, "no PATTERN=NUMBER");
+    o.rank_pattern = "(=2";
+    refused(m, d, &o, ERR_FORMAT, "regular expression");
+    tune_data_free(d);
+    model_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_way_learns),        cmocka_unit_test(test_artifact_is_what_was_trained),
         cmocka_unit_test(test_encoder_learns_classes),  cmocka_unit_test(test_resumed_is_uninterrupted),
-        cmocka_unit_test(test_steps_do_not_depend_on_how_they_run), cmocka_unit_test(test_counts), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_steps_do_not_depend_on_how_they_run), cmocka_unit_test(test_counts), cmocka_unit_test(test_patterns), cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
