@@ -326,11 +326,11 @@ struct chat_eval {
     i64 fuel;
     usize taken;
     u32 depth, line;
-    const char *what;  /* construct in hand, for messages: "filter" */
-    const char *name;  /* its name */
+    const char *what;        /* construct in hand, for messages: "filter" */
+    const char *name;        /* its name */
     const chat_node *inside; /* the innermost loop or macro that runs, for messages; NULL: none */
-    chat_scope *scope; /* NULL: the outermost */
-    chat_value *root;  /* [n_symbol] */
+    chat_scope *scope;       /* NULL: the outermost */
+    chat_value *root;        /* [n_symbol] */
     chat_build *out;
     err bad;
     chat_list no_list; /* what failing constructors return */
@@ -410,7 +410,7 @@ chat_value chat_call(chat_eval *, chat_value callee, const chat_args *);
 chat_value chat_call_node(chat_eval *, const chat_node *,
                           const chat_value *caller); /* N_CALL; caller: of a call block, or NULL */
 chat_value chat_add(chat_eval *, chat_value, chat_value);
-chat_value chat_filter_apply(chat_eval *, const chat_node *filter, chat_value);         /* without its first kid */
+chat_value chat_filter_apply(chat_eval *, const chat_node *filter, chat_value); /* without its first kid */
 
 /* chat_format.c */
 chat_value chat_format(chat_eval *, chat_value format, const chat_args *, bool unused); /* %; unused: values may be left over */
@@ -434,7 +434,8 @@ chat_value chat_replace(chat_eval *, chat_value string, chat_value old, chat_val
 chat_value chat_strip(chat_eval *, chat_value string, chat_value chars, bool head, bool tail);
 chat_list *chat_lines(chat_eval *, chat_value string, bool keep_ends);
 chat_value chat_join(chat_eval *, chat_value separator, chat_list *, bool strict); /* strict: items must be strings */
-chat_value *chat_keys_of(chat_eval *, const chat_list *, chat_value attribute, bool case_sensitive, chat_value otherwise); /* [n] */
+chat_value *chat_keys_of(chat_eval *, const chat_list *, chat_value attribute, bool case_sensitive,
+                         chat_value otherwise); /* [n] */
 chat_list *chat_sort(chat_eval *, chat_list *, const chat_value *keys,
                      bool reverse); /* a sorted copy, stable; keys [n] or NULL */
 chat_value chat_reverse(chat_eval *, chat_value string);

@@ -261,7 +261,8 @@ static chat_value binary(chat_eval *ev, chat_op op, chat_value a, chat_value b)
     if (repeats && list_b && chat_integer(a, &i)) return repeat(ev, b, i);
     if (op == OP_MOD && a.kind == V_STRING) {
         bool tuple = b.kind == V_LIST && b.list->flavour == LIST_TUPLE;
-        bool lookup = (b.kind == V_LIST && (b.list->flavour <= LIST_TUPLE || b.list->flavour == LIST_RANGE)) || b.kind == V_DICT || b.kind == V_UNDEFINED; /* what could be one may stay unused */
+        bool lookup = (b.kind == V_LIST && (b.list->flavour <= LIST_TUPLE || b.list->flavour == LIST_RANGE)) ||
+                      b.kind == V_DICT || b.kind == V_UNDEFINED; /* what could be one may stay unused */
         return chat_format(ev, a, &(chat_args){.arg = tuple ? b.list->item : &b, .n = tuple ? b.list->n : 1}, !tuple && lookup);
     }
     return cannot(ev, sign[op], a, b);

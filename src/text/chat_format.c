@@ -183,7 +183,8 @@ chat_value chat_format(chat_eval *ev, chat_value format, const chat_args *a, boo
             chat_put_part(&b, ev, format.s, at - 1, at);
             continue;
         }
-        if (!d.conversion || !strchr("srdiufFeEgGxXoca", d.conversion)) return chat_fail(ev, "this %% directive is not supported");
+        if (!d.conversion || !strchr("srdiufFeEgGxXoca", d.conversion))
+            return chat_fail(ev, "this %% directive is not supported");
         if (d.v.kind == V_MISSING) d.v = next_value(ev, a, &used);
         if (ev->bad.code) return format;
         put_directive(&b, ev, &d);
@@ -355,8 +356,12 @@ static void put_float(chat_build *b, chat_eval *ev, const spec *p, chat_value v)
     if (!p->type) {
         float_plain(f, p->precision, text);
     } else {
-        snprintf(format, sizeof format, "%%%s.*%c", p->alternate ? "#" : "", p->type == '%' ? 'f' : p->type == 'n' ? 'g' : p->type);
-        usize n = (usize)snprintf(text, sizeof text - 1, format, p->precision < 0 ? 6 : p->precision, p->type == '%' ? f * 100 : f);
+        snprintf(format, sizeof format, "%%%s.*%c", p->alternate ? "#" : "",
+                 p->type == '%'   ? 'f'
+                 : p->type == 'n' ? 'g'
+                                  : p->type);
+        usize n =
+            (usize)snprintf(text, sizeof text - 1, format, p->precision < 0 ? 6 : p->precision, p->type == '%' ? f * 100 : f);
         if (p->type == '%') memcpy(text + n, "%", 2);
     }
     put_digits(b, ev, p, head, str_of(text), 3, v.from);
@@ -460,7 +465,8 @@ static usize put_field(chat_build *b, fields *f, chat_value format, usize at, in
     chat_value behind = chat_built(&inner, ev, CHAT_LITERAL, false);
     if (ev->bad.code) return 0;
     put_formatted(f->markup ? &text : b, ev, v, chat_bytes(behind));
-    if (f->markup) chat_put_value(b, ev, v.kind == V_STRING && v.s->markup ? v : chat_escape(ev, chat_built(&text, ev, v.from, false)));
+    if (f->markup)
+        chat_put_value(b, ev, v.kind == V_STRING && v.s->markup ? v : chat_escape(ev, chat_built(&text, ev, v.from, false)));
     return end + 1;
 }
 

@@ -80,8 +80,8 @@ chat_value chat_from_json(chat_eval *ev, str text, chat_origin from, const char 
     return v;
 }
 
-/* a message's reasoning has three names in the wild: `thinking` and `reasoning_content`, which templates read, get the first that is
- * given, `thinking` in front of all */
+/* a message's reasoning has three names in the wild: `thinking` and `reasoning_content`, which templates read, get the first that
+ * is given, `thinking` in front of all */
 static chat_dict *name_reasoning(chat_eval *ev, chat_dict *given, chat_origin from)
 {
     static const char *const name[] = {"reasoning_content", "thinking", "reasoning"};

@@ -328,7 +328,8 @@ METHOD(format) { return chat_format_fields(ev, v, a); }
 METHOD(format_map) /* mapping */
 {
     chat_value from = a->arg[0];
-    if (from.kind != V_DICT) return chat_need_defined(ev, from), chat_fail(ev, "a mapping expected, %s found", chat_kind_name(from));
+    if (from.kind != V_DICT)
+        return chat_need_defined(ev, from), chat_fail(ev, "a mapping expected, %s found", chat_kind_name(from));
     chat_keyword *kw = chat_take(ev, (from.dict->n + 1) * sizeof *kw);
     chat_args named = {.kw = kw};
     for (u32 i = 0; kw && i < from.dict->n; i++)
@@ -606,9 +607,12 @@ GLOBAL(strftime_now) /* format */
 }
 
 static const chat_builtin globals[] = {
-    {"range", "start stop step", 1, global_range},      {"dict", NULL, 0, global_dict},
-    {"namespace", NULL, 0, global_namespace},           {"raise_exception", "message", 1, global_raise_exception},
-    {"strftime_now", "format", 1, global_strftime_now}, {"joiner", "sep", 0, global_joiner},
+    {"range", "start stop step", 1, global_range},
+    {"dict", NULL, 0, global_dict},
+    {"namespace", NULL, 0, global_namespace},
+    {"raise_exception", "message", 1, global_raise_exception},
+    {"strftime_now", "format", 1, global_strftime_now},
+    {"joiner", "sep", 0, global_joiner},
     {NULL},
 };
 

@@ -53,7 +53,8 @@ FILTER(truncate) /* length killwords end leeway */
     i64 length = chat_arg_int(ev, a, 0, 255), leeway = chat_arg_int(ev, a, 3, 5), n = chat_length(ev, v);
     chat_value end = chat_arg_text(ev, a, 2, "...");
     i64 n_end = chat_length(ev, end);
-    if (length < n_end || leeway < 0) return chat_fail(ev, "a length of at least %lld and no negative leeway expected", (long long)n_end);
+    if (length < n_end || leeway < 0)
+        return chat_fail(ev, "a length of at least %lld and no negative leeway expected", (long long)n_end);
     if (ev->bad.code || n - leeway <= length) return v;
     if (v.kind != V_STRING) return chat_fail(ev, "a string expected, %s found", chat_kind_name(v));
     str s = chat_bytes(v);
@@ -127,7 +128,11 @@ FILTER(groupby) /* attribute default case_sensitive */
     chat_list *index = chat_list_new(ev, l->n, LIST_PLAIN), *out = chat_list_new(ev, 0, LIST_PLAIN), *group = NULL;
     chat_value *key = chat_keys_of(ev, l, path, chat_arg_true(a, 2), a->arg[1]);
     chat_value *own = key ? chat_keys_of(ev, l, path, true, a->arg[1]) : NULL;
-    for (u32 i = 0; own && i < l->n; i++) chat_list_push(ev, index, chat_int(i));
+    for (u32 i = 0; own && i < l->n; i++) {
+        if (l->n > 1 && key[i].kind == V_NONE) chat_fail(ev, "none has no order");
+        if (l->n > 1) chat_need_defined(ev, key[i]);
+        chat_list_push(ev, index, chat_int(i));
+    }
     if (own && !ev->bad.code) index = chat_sort(ev, index, key, false);
     for (u32 i = 0, before = 0; own && i < index->n && chat_step(ev, 1); i++) {
         u32 at = (u32)index->item[i].i;

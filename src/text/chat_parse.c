@@ -821,7 +821,8 @@ static chat_node *parse_scope(parser *p, u32 line, const char *what, const char 
     int n_loop = p->n_loop;
     u32 name = SYM_NONE;
     if (what[0] == 'a') {
-        if (!skip_name(p, "false") && !skip_name(p, "False")) return fail_at(p, line, "'autoescape' is supported with false only");
+        if (!skip_name(p, "false") && !skip_name(p, "False"))
+            return fail_at(p, line, "'autoescape' is supported with false only");
     } else if (what[0] == 'b') {
         name = take_name(p, "the name of the block");
         if (!skip_name(p, "scoped") && n != &no_node) n->flags = 1;

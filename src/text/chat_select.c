@@ -389,14 +389,8 @@ TEST(sameas)
     return chat_bool(one_object);
 }
 
-TEST(filter)
-{
-    return (void)a, chat_hash(ev, v), chat_bool(v.kind == V_STRING && chat_filter_find(chat_bytes(v)));
-}
-TEST(test)
-{
-    return (void)a, chat_hash(ev, v), chat_bool(v.kind == V_STRING && chat_test_find(chat_bytes(v)));
-}
+TEST(filter) { return (void)a, chat_hash(ev, v), chat_bool(v.kind == V_STRING && chat_filter_find(chat_bytes(v))); }
+TEST(test) { return (void)a, chat_hash(ev, v), chat_bool(v.kind == V_STRING && chat_test_find(chat_bytes(v))); }
 
 static const chat_builtin tests[] = {
     {"defined", "", 0, test_defined},    {"undefined", "", 0, test_undefined},

@@ -83,10 +83,11 @@ void stream_decoder_put(stream_decoder *, i32 id, buf *out);   /* appends comple
 void stream_decoder_end(stream_decoder *, buf *out);           /* flushes what is held */
 
 /* ---- chat templates (chat.c, chat_value.c, chat_eval.c) --------------------------------------------------------------- */
-/* A subset of Jinja: text, {{ }}, {% if/elif/else, for (with loop variables, else, filters), set (and namespaces), macro,
- * break/continue, generation %}, comments, white-space control, the usual tests, filters and methods that chat templates
- * use, tojson, raise_exception, strftime_now, namespace, range. Fuel-limited in steps and output; errors name line and
- * construct. Every output byte carries where it came from. */
+/* Jinja as transformers renders chat templates: every statement and expression, macros, loops (recursive too), break and
+ * continue, generation, all tests, the filters and methods of texts, lists and mappings (which ones are missing: chat_more.c,
+ * docs/QUALITY.md), tojson, raise_exception, strftime_now, namespace. Messages lose keys that are null; a message's reasoning is
+ * there as `thinking` and `reasoning_content`. Fuel-limited in steps and output; errors name line and construct. Every output
+ * byte carries where it came from. */
 typedef struct {
     const char *role, *content;             /* borrowed; content may be NULL */
     const char *json;                       /* whole message as a JSON object instead (tool calls, parts), or NULL */

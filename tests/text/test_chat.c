@@ -1,6 +1,6 @@
-/* tests/text/test_chat.c - chat templates: against what transformers renders (tests/golden/chat_golden.py), where every byte comes
- * from, what errors say, and that hostile templates end soon. To compare more: CHAT_GOLDEN names another file of the form of
- * chat_golden.json, CHAT_KEEP a folder for the renderings of other people's templates. */
+/* tests/text/test_chat.c - chat templates: against what transformers renders (tests/golden/chat_golden.py), where every byte
+ * comes from, what errors say, and that hostile templates end soon. To compare more: CHAT_GOLDEN names another file of the form
+ * of chat_golden.json, CHAT_KEEP a folder for the renderings of other people's templates. */
 #include "../support/support.h"
 #include "text/text.h"
 #include "base/sys.h"
