@@ -1,5 +1,5 @@
 /* rag/load_docx.c - DOCX: what a reader of the document sees when every tracked change is accepted: paragraphs, headings, lists, tables,
- * text boxes, notes.
+ * text boxes, notes, the figures of charts.
  *
  * The container (libzip) and its XML (libxml2) are read in a confined child, because a document is written by anybody. Bytes are
  * counted while they are unpacked, since a container lies about its sizes; a part with a DTD is refused, so there are no entities
@@ -8,8 +8,8 @@
  * table is one line for each row with tabs between its cells; a table of one cell, or with a table inside, is layout, and its parts
  * are blocks of their own. The anchor of a character is the number of its paragraph, in the order of the text.
  *
- * Left out: deletions, hidden runs, comments, headers and footers of pages, field codes (their results stay). Not done: charts and
- * pictures, formulas but for their letters. */
+ * Left out: deletions, hidden runs, comments, headers and footers of pages, field codes (their results stay). Not done: pictures,
+ * formulas but for their letters. */
 #include "rag/load_docx.h"
 #include "text/text.h"
 #include <libxml/parser.h>
@@ -17,6 +17,7 @@
 #include <zip.h>
 
 enum { PART_LIMIT = 64 << 20, ALL_LIMIT = 128 << 20, DOC_SECONDS = 60, LABEL_MAX = 300, FIELDS = 32, STYLE_STEPS = 16 };
+enum { CHARTS_MOST = 200, CHART_POINTS = 400, CHART_SERIES = 40 };
 static const usize DOC_MEMORY = (usize)2 << 30;
 
 /* ---- parts of the container ----------------------------------------------------------------------------------------------- */
@@ -51,6 +52,8 @@ typedef struct {
     int field[FIELDS], n_fields; /* 1: inside of its code */
     later *later;
     usize n_later, cap_later;
+    xmlDoc **chart; /* opened, for as long as the rest */
+    usize n_charts, cap_charts;
     buf title, heading; /* the first of each */
     buf *label;         /* that takes what is written now */
     bool no_memory;
@@ -364,6 +367,32 @@ static const xmlNode *alternative(const xmlNode *n)
     return fallback;
 }
 
+/* A chart is a part of its own; its figures are there as they were when the document was saved. */
+static void refer_chart(docx *x, const xmlNode *n)
+{
+    const char *id = docx_attribute(n, "id");
+    const xmlNode *root = x->rels ? xmlDocGetRootElement(x->rels) : NULL;
+    xmlDoc *doc = NULL;
+    buf path = {0};
+    if (!id || x->n_charts >= CHARTS_MOST) return;
+    for (const xmlNode *r = root ? root->children : NULL; r; r = r->next) {
+        const char *rid = docx_attribute(r, "Id"), *target = docx_attribute(r, "Target");
+        if (r->type != XML_ELEMENT_NODE || !rid || strcmp(rid, id) || !target || docx_attribute(r, "TargetMode")) continue;
+        if (*target != '/') buf_puts(&path, x->folder);
+        buf_puts(&path, target + (*target == '/'));
+        break;
+    }
+    err bad = path.n && !path.bad ? read_xml(x, buf_cstr(&path), &doc) : OK; /* a damaged chart leaves the text whole */
+    if (bad.code == ERR_NOMEM || path.bad) x->no_memory = true;
+    buf_free(&path);
+    if (!doc) return;
+    if (!VEC_PUSH(x->chart, x->n_charts, x->cap_charts, doc)) {
+        xmlFreeDoc(doc);
+        x->no_memory = true;
+    } else if (xmlDocGetRootElement(doc))
+        keep_for_later(x, xmlDocGetRootElement(doc));
+}
+
 static void inside(docx *x, const xmlNode *parent);
 
 static void inline_node(docx *x, xmlNode *n)
@@ -390,6 +419,8 @@ static void inline_node(docx *x, xmlNode *n)
         field(x, n);
     } else if (docx_is(n, "footnoteReference") || docx_is(n, "endnoteReference")) {
         refer(x, n, docx_is(n, "endnoteReference"));
+    } else if (named(n, "chart")) {
+        refer_chart(x, n);
     } else
         inside(x, n);
 }
@@ -397,6 +428,84 @@ static void inline_node(docx *x, xmlNode *n)
 static void inside(docx *x, const xmlNode *parent)
 {
     for (xmlNode *c = parent->children; c; c = c->next) inline_node(x, c);
+}
+
+/* ---- charts --------------------------------------------------------------------------------------------------------------- */
+/* The next element of this name in document order, below `root`; from `at`, NULL: from the beginning. */
+static const xmlNode *next_named(const xmlNode *root, const xmlNode *at, const char *name)
+{
+    const xmlNode *n = at ? at : root;
+    for (;;) {
+        if (n->type == XML_ELEMENT_NODE && n->children)
+            n = n->children;
+        else {
+            while (n != root && !n->next) n = n->parent;
+            if (n == root) return NULL;
+            n = n->next;
+        }
+        if (named(n, name)) return n;
+    }
+}
+
+/* Figures are kept in full doubles; shown are 15 digits, as spreadsheets do. */
+static void put_figure(docx *x, const xmlNode *v)
+{
+    char shown[40];
+    double d;
+    const xmlNode *c = v->children;
+    if (c && c->type == XML_TEXT_NODE && c->content && str_f64(str_of((const char *)c->content), &d) && strlen((const char *)c->content) > 15) {
+        snprintf(shown, sizeof shown, "%.15g", d);
+        put_str(x, shown);
+    } else
+        put_text(x, v);
+}
+
+/* what stands at point `index` of <c:cat>, <c:val> or <c:tx> of a series */
+static void put_point(docx *x, const xmlNode *series, const char *of, int index)
+{
+    const xmlNode *from = next_named(series, NULL, of);
+    for (const xmlNode *p = from ? next_named(from, NULL, "pt") : NULL; p; p = next_named(from, p, "pt")) {
+        const xmlNode *v = next_named(p, NULL, "v");
+        if (docx_number(docx_attribute(p, "idx"), -1) != index) continue;
+        if (v) put_figure(x, v);
+        return;
+    }
+}
+
+static int points_of(const xmlNode *series)
+{
+    int n = 0;
+    const xmlNode *from = next_named(series, NULL, "val");
+    for (const xmlNode *p = from ? next_named(from, NULL, "pt") : NULL; p; p = next_named(from, p, "pt"))
+        n = (int)i64_max(n, docx_number(docx_attribute(p, "idx"), -1) + 1);
+    return n < CHART_POINTS ? n : CHART_POINTS;
+}
+
+/* As a table: a column for each series, a row for each category. */
+static void chart(docx *x, const xmlNode *root)
+{
+    const xmlNode *first = next_named(root, NULL, "ser"), *title = next_named(root, NULL, "title");
+    x->paragraph++;
+    x->tagged = false;
+    x->kind = BLOCK_TEXT;
+    for (const xmlNode *t = title ? next_named(title, NULL, "t") : NULL; t; t = next_named(title, t, "t")) put_text(x, t);
+    close_block(x);
+    want_lines(x, 2);
+    int n = first ? points_of(first) : 0;
+    x->kind = BLOCK_TABLE;
+    for (int i = -1; i < n; i++) { /* -1: names */
+        int column = 0;
+        want_lines(x, 1);
+        x->paragraph++;
+        x->tagged = false;
+        if (i >= 0) put_point(x, first, "cat", i);
+        for (const xmlNode *s = first; s && column < CHART_SERIES; s = next_named(root, s, "ser"), column++) {
+            x->tabs++;
+            x->space = false;
+            put_point(x, s, i < 0 ? "tx" : "val", i < 0 ? 0 : i);
+        }
+    }
+    x->tabs = 0;
 }
 
 /* ---- paragraphs ----------------------------------------------------------------------------------------------------------- */
@@ -411,7 +520,10 @@ static void say_later(docx *x)
         for (usize i = 0; i < n; i++) {
             close_block(x);
             want_lines(x, 2);
-            blocks_inside(x, list[i].node);
+            if (named(list[i].node, "chartSpace"))
+                chart(x, list[i].node);
+            else
+                blocks_inside(x, list[i].node);
         }
         mem_free(list);
         close_block(x);
@@ -626,6 +738,8 @@ static void docx_free(docx *x)
     xmlFreeDoc(x->notes[0]);
     xmlFreeDoc(x->notes[1]);
     xmlFreeDoc(x->rels);
+    for (usize i = 0; i < x->n_charts; i++) xmlFreeDoc(x->chart[i]);
+    mem_free(x->chart);
     if (x->zip) zip_discard(x->zip);
     for (usize i = 0; i < x->n_styles; i++) {
         mem_free(x->style[i].id);
@@ -645,10 +759,14 @@ static void docx_free(docx *x)
     mem_free(x);
 }
 
+/* What libxml2 says of some faults of encoding it says on standard error, whatever it was told. */
+static void say_nothing(void *ctx, const char *format, ...) { (void)ctx, (void)format; }
+
 err load_docx_parse(str bytes, loaded *out)
 {
     docx *x = mem_zero(sizeof *x);
     if (!x) return no_memory;
+    xmlSetGenericErrorFunc(NULL, say_nothing);
     err bad = open_container(x, bytes);
     if (!bad.code) bad = open_parts(x);
     if (!bad.code) bad = write_document(x, out);

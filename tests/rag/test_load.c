@@ -483,7 +483,8 @@ static void formats(void **state)
         err_code code;
         const char *part; /* of the message; or NULL */
     } cases[] = {
-        {"a.docx", S("PK\3\4...."), ERR_UNSUPPORTED, "a.docx: the format is not read: Word"},
+        {"a.docx", S("PK\3\4...."), ERR_FORMAT, "a.docx: damaged container"},
+        {"a.xlsx", S("PK\3\4...."), ERR_UNSUPPORTED, "a.xlsx: the format is not read: Excel"},
         {"a.txt", S("PK\3\4...."), ERR_UNSUPPORTED, "ZIP container"},
         {"a.hwp", S("\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1"), ERR_UNSUPPORTED, "HWP 5"},
         {"a.hwp", S("HWP Document File V3.00 \x1A"), ERR_UNSUPPORTED, "HWP 3"},

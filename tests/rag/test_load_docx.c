@@ -115,6 +115,29 @@ static void numbering(void **state)
     buf_free(&b);
 }
 
+static void charts(void **state)
+{
+    (void)state;
+#define PT(i, v) "<c:pt idx=\"" i "\"><c:v>" v "</c:v></c:pt>"
+#define SERIES(name, a, b) "<c:ser><c:tx>" PT("0", name) "</c:tx><c:cat>" PT("0", "봄") PT("1", "가을") "</c:cat><c:val>" PT("0", a) PT("1", b) "</c:val></c:ser>"
+    docx_part part[] = {
+        {"word/document.xml", S("<w:document" W_SPACE " xmlns:r=\"r\" xmlns:c=\"c\"><w:body><w:p><w:r><w:t>앞</w:t><w:drawing><c:chart r:id=\"c1\"/></w:drawing></w:r></w:p>" P("뒤")
+                                "<w:p><w:r><w:drawing><c:chart r:id=\"c2\"/></w:drawing></w:r></w:p></w:body></w:document>")},
+        {"word/_rels/document.xml.rels", S("<Relationships><Relationship Id=\"c1\" Type=\"" W_REL "chart\" Target=\"charts/chart1.xml\"/>"
+                                           "<Relationship Id=\"c2\" Type=\"" W_REL "chart\" Target=\"charts/bad.xml\"/></Relationships>")},
+        {"word/charts/chart1.xml", S("<c:chartSpace xmlns:c=\"c\">" SERIES("하나", "1", "4.4000000000000004") SERIES("둘", "3", "5") "</c:chartSpace>")},
+        {"word/charts/bad.xml", S("<c:chart")}, /* what is wrong with a chart does not cost the text */
+    };
+    buf b = docx_of(part, COUNT_OF(part));
+    loaded d = load_one("x.docx", buf_view(&b));
+    no_err(load_check(&d));
+    assert_int_equal(d.n_blocks, 3);
+    want_block(&d, 1, BLOCK_TABLE, 0, "\t하나\t둘\n봄\t1\t3\n가을\t4.4\t5");
+    want_block(&d, 2, BLOCK_TEXT, 0, "뒤");
+    loaded_free(&d);
+    buf_free(&b);
+}
+
 static void refuse(str bytes, err_code code, const char *part)
 {
     docs to = {0};
@@ -193,7 +216,7 @@ static void damaged(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(whole),    cmocka_unit_test(texts), cmocka_unit_test(numbering), cmocka_unit_test(refused),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(whole),    cmocka_unit_test(texts), cmocka_unit_test(numbering), cmocka_unit_test(charts), cmocka_unit_test(refused),
                                        cmocka_unit_test(no_amplification), cmocka_unit_test(damaged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
