@@ -461,8 +461,8 @@ static tensor *make_pool_grad(case_build *b, const int *n)
     {OP_MATMUL, "interleaved slots " #type, make_matmul, {k, 11, 7, type, LAYOUT_R8, 3}, {0}, 0, CASE_ROWS},                     \
     {OP_MATMUL, "float, plain rows " #type, make_matmul_float, {2 * (k), 21, 7, type, LAYOUT_ROWS}, {0}, 0, CASE_ROWS},          \
     {OP_MATMUL, "float, interleaved " #type, make_matmul_float, {3 * (k), 29, 13, type, LAYOUT_R8}, {2048, 2048, 128, type, LAYOUT_R8}, 0, CASE_ROWS}, \
-    {OP_LM_LOSS, "plain rows " #type, make_lm_loss, {k, 37, 11, type, LAYOUT_ROWS, 4}, {0}, 0, 0},                               \
-    {OP_LM_LOSS, "interleaved " #type, make_lm_loss, {k, 43, 9, type, LAYOUT_R8, 0}, {1024, 32000, 256, type, LAYOUT_R8}, 0, 0}, \
+    {OP_LM_LOSS, "plain rows " #type, make_lm_loss, {k, 37, 11, type, LAYOUT_ROWS, 4}, {0}, 2e-5, 0},                             \
+    {OP_LM_LOSS, "interleaved " #type, make_lm_loss, {k, 43, 9, type, LAYOUT_R8, 0}, {1024, 32000, 256, type, LAYOUT_R8}, 2e-5, 0}, \
     {OP_LM_LOSS, "rows, interleaved " #type, make_lm_loss_rows, {2 * (k), 29, 9, type, LAYOUT_R8, 2}, {0}, 0, CASE_ROWS | CASE_VALUE}, \
     {OP_MATMUL_X, "plain rows " #type, make_matmul_x, {k, 5, 3, type, LAYOUT_ROWS}, {0}, 0, CASE_ROWS},                          \
     {OP_MATMUL_X, "interleaved " #type, make_matmul_x, {k, 13, 2, type, LAYOUT_R8}, {2048, 512, 64, type, LAYOUT_R8}, 0, CASE_ROWS | CASE_VALUE}, \
