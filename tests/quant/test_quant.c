@@ -6,10 +6,10 @@
 static char folder[] = "/tmp/maru-quant-XXXXXX";
 static const char *at(const char *name)
 {
-    static char path[8][256];
+    static char path[512][64];
     static int n;
-    char *p = path[n++ % 8];
-    snprintf(p, 256, "%s/%s", folder, name);
+    char *p = path[n++ % 512];
+    snprintf(p, 64, "%s/%s", folder, name);
     return p;
 }
 
@@ -65,6 +65,10 @@ static void test_q4_k_m(void **state)
         snprintf(name, sizeof name, "blk.%d.attn_norm.weight", i);
         assert_int_equal(type_in(&r, name), F32);
     }
+    assert_int_equal(type_in(&r, "output.weight"), Q6_K);
+    assert_int_equal(type_in(&r, "token_embd.weight"), Q4_K);
+    quant_report_free(&r);
+    r = run_of(model_of("m", "gemma3", F32, 8, NULL), at("o"), &(quant_opts){.mix = quant_mix_find("q4_k_s")});
     assert_int_equal(type_in(&r, "token_embd.weight"), Q6_K); /* it is the head too */
     quant_report_free(&r);
 }
