@@ -513,7 +513,7 @@ static void files_that_are_none(void **state)
     err bad = model_open(&m, path, NULL);
     assert_int_equal(bad.code, ERR_NOTFOUND);
     assert_non_null(strstr(bad.what, "nowhere.gguf"));
-    assert_int_equal(model_open(&m, folder, NULL).code, ERR_UNSUPPORTED);
+    assert_int_equal(model_open(&m, folder, NULL).code, ERR_FORMAT); /* a folder, but no model's */
     assert_ok(file_replace(path, "", 0));
     assert_int_equal(model_open(&m, path, NULL).code, ERR_FORMAT);
     assert_ok(file_replace(path, "GGUX\3\0\0\0", 8));

@@ -655,10 +655,11 @@ static void test_catalogue(void **state)
         assert_ptr_equal(catalogue_find(e->name), e);
         assert_int_equal(strlen(e->sha256), 64);
         assert_true(e->bytes > 0 && e->what && e->what_ko && e->licence && str_starts(str_of(e->source), S("https://")));
-        assert_true(str_ends(str_of(e->file), S(".gguf")) && str_starts(str_of(e->file), str_of(e->name)));
+        assert_true(str_ends(str_of(e->file), e->members ? str_of(e->name) : S(".gguf")) && str_starts(str_of(e->file), str_of(e->name)));
+        for (usize i = 0; e->members && e->members[i].path; i++) assert_true(strlen(e->members[i].sha256) == 64 && e->members[i].path[0] != '/' && !strstr(e->members[i].path, ".."));
         assert_non_null(e->parts[0].package);
     }
-    assert_int_equal(n, 5);
+    assert_int_equal(n, 6);
     assert_null(catalogue_find("nothing"));
     assert_true(catalogue_find("qwen2.5-coder-1.5b")->third_party_unmarked && !catalogue_find("e5-small")->third_party_unmarked);
 }

@@ -616,7 +616,7 @@ static void test_hostile(void **state)
     token_source s = good;
 #define TRY_WITH(change, code, says) s = good, change, refused(&s, code, says)
     TRY_WITH(s.model = NULL, ERR_UNSUPPORTED, "model");
-    TRY_WITH(s.model = "bert", ERR_UNSUPPORTED, "bert");
+    TRY_WITH(s.model = "rwkv", ERR_UNSUPPORTED, "rwkv");
     TRY_WITH(s.pre = "gpt-99", ERR_UNSUPPORTED, "gpt-99");
     TRY_WITH(s.pre = "", ERR_UNSUPPORTED, "pre-tokenizer");
     TRY_WITH(s.n_tokens = 0, ERR_FORMAT, "empty");
