@@ -47,13 +47,14 @@ static const adapter_pair *pair_of(const adapter_set *set, const char *name)
     return NULL;
 }
 
-static tensor *trained_pair_of(builder *b, tensor *x, const char *name)
+/* y with its trained pair, if it has one */
+static tensor *with_pair(builder *b, tensor *x, tensor *y, const char *name)
 {
     const trained *t = trained_find(b->train, TRAIN_A, name);
-    if (!t) return NULL;
+    if (!t) return y;
     if (b->drop_key && t->dropout > 0) x = dropout(b->g, x, b->drop_key, t->dropout, b->site++);
     tensor *down = trained_leaf(b, TRAIN_A, name), *up = trained_leaf(b, TRAIN_B, name);
-    return matmul(b->g, scale(b->g, matmul(b->g, x, down), t->scale), up);
+    return matmul_add(b->g, scale(b->g, matmul(b->g, x, down), t->scale), up, y);
 }
 
 tensor *linear(builder *b, tensor *x, const model_weight *w, const model_weight *bias)
@@ -61,8 +62,7 @@ tensor *linear(builder *b, tensor *x, const model_weight *w, const model_weight 
     if (b->shape->product) b->shape->product(b->shape->product_ctx, b->g, x, w->name);
     tensor *y = named(matmul(b->g, x, leaf_of(b, w)), "%s", w->name);
     if (bias && bias->data) y = add(b->g, y, leaf_of(b, bias));
-    tensor *pair = trained_pair_of(b, x, w->name);
-    if (pair) y = add(b->g, y, pair);
+    y = with_pair(b, x, y, w->name);
     const adapter_pair *p = pair_of(b->adapters, w->name);
     if (!p) return y;
     i64     s = b->adapters->n_slots;

@@ -216,6 +216,15 @@ void op_no_gradient(graph *g, tensor *y, tensor *dy, tensor **dx)
 
 /* ---- reverse mode ---- */
 
+/* of two gradients of one value; a product made just now, which nothing else can have named yet, takes the other in */
+static tensor *sum_of(graph *g, tensor *a, tensor *b, usize made)
+{
+    if (b->op != OP_MATMUL_X || (usize)b->id < made || b->src[2] || b->src[3] || !tensor_same_shape(a, b) || a->type != b->type)
+        return add(g, a, b);
+    b->src[3] = a;
+    return b;
+}
+
 static void grad_of(graph *g, tensor *t, tensor **d, const bool *need)
 {
     tensor *dx[6] = {0};
@@ -223,11 +232,12 @@ static void grad_of(graph *g, tensor *t, tensor **d, const bool *need)
     for (int s = 0; s < 6; s++)
         if (t->src[s] && need[t->src[s]->id]) dx[s] = t->src[s], any = true;
     if (!any) return;
+    const usize made = g->n;
     op_table[t->op].grad(g, t, d[t->id], dx);
     for (int s = 0; s < 6 && !g->bad.code; s++) {
         if (!dx[s] || dx[s] == t->src[s]) continue;
         tensor **into = &d[t->src[s]->id];
-        *into = *into ? add(g, *into, dx[s]) : dx[s];
+        *into = *into ? sum_of(g, *into, dx[s], made) : dx[s];
     }
 }
 

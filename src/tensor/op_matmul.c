@@ -1,7 +1,9 @@
 /* tensor/op_matmul.c - MATMUL and its two gradients.
  *
  * MATMUL    y[n,r] = sum_k w[k,n] x[k,r]; w of any type and layout. With slots w is [k,n,s] and row r uses the matrix slot[r]
- *           (adapters of several users in one batch, experts); a slot outside [0,s) gives zeros.
+ *           (adapters of several users in one batch, experts); a slot outside [0,s) gives zeros. Without slots src[3] may hold
+ *           values of y's shape that the product is added to, in MATMUL_X too: a pair beside a weight, and gradients of one value
+ *           from several uses, then cost no pass of their own over the rows.
  * MATMUL_X  dx[k,r] = sum_n w[k,n] dy[n,r]: the same w, decoded, so adapters train over the very file that is served.
  * MATMUL_W  dw[k,n] = sum_r dy[n,r] x[k,r], over the rows of each slot; built only where w is wanted, and w is then a float.
  *           arg.i[0] is the number of slots. */
@@ -12,6 +14,15 @@ static bool slots_fit(const tensor *w, const tensor *slot, i64 m)
     if (!slot) return op_is_2d(w);
     return w->n[3] == 1 && op_is_ints(slot) && op_is_1d(slot) && slot->n[0] == m;
 }
+static bool plus_fits(const tensor *plus, const tensor *slot, i64 n, i64 m)
+{
+    return !plus || (!slot && op_is_real(plus) && op_is_2d(plus) && plus->n[0] == n && plus->n[1] == m);
+}
+static dtype type_of(const tensor *x, const tensor *w, const tensor *plus)
+{
+    dtype type = op_type(x, w);
+    return plus && plus->type == F64 ? F64 : type;
+}
 static i32 slot_of(const tensor *slot, i64 r) { return slot ? ref_int(slot, r, 0) : 0; }
 
 #define MATMUL_WANTS "w [k,n] of numbers, or [k,n,s] with slot I32 [m]"
@@ -21,7 +32,8 @@ void matmul_check(graph *g, tensor *y)
     const tensor *x = y->src[0], *w = y->src[1], *slot = y->src[2];
     OP_EXPECT(op_is_real(x) && op_is_2d(x) && w->type != I32 && w->n[0] == x->n[0] && slots_fit(w, slot, x->n[1]), "x w slot",
               "x [k,m] f32 or f64, " MATMUL_WANTS);
-    tensor_set(y, op_type(x, w), (i64[4]){w->n[1], x->n[1]});
+    OP_EXPECT(plus_fits(y->src[3], slot, w->n[1], x->n[1]), "x w slot plus", "plus [n,m] f32 or f64, and no slot");
+    tensor_set(y, type_of(x, w, y->src[3]), (i64[4]){w->n[1], x->n[1]});
 }
 
 void matmul_x_check(graph *g, tensor *y)
@@ -29,7 +41,8 @@ void matmul_x_check(graph *g, tensor *y)
     const tensor *dy = y->src[0], *w = y->src[1], *slot = y->src[2];
     OP_EXPECT(op_is_real(dy) && op_is_2d(dy) && w->type != I32 && w->n[1] == dy->n[0] && slots_fit(w, slot, dy->n[1]),
               "dy w slot", "dy [n,m] f32 or f64, " MATMUL_WANTS);
-    tensor_set(y, op_type(dy, w), (i64[4]){w->n[0], dy->n[1]});
+    OP_EXPECT(plus_fits(y->src[3], slot, w->n[0], dy->n[1]), "dy w slot plus", "plus [k,m] f32 or f64, and no slot");
+    tensor_set(y, type_of(dy, w, y->src[3]), (i64[4]){w->n[0], dy->n[1]});
 }
 
 void matmul_w_check(graph *g, tensor *y)
@@ -55,6 +68,7 @@ void matmul_grad(graph *g, tensor *y, tensor *dy, tensor **dx)
     tensor *x = y->src[0], *w = y->src[1], *slot = y->src[2];
     if (dx[0]) dx[0] = op_call(g, OP_MATMUL_X, (op_arg){{0}}, dy, w, slot);
     if (dx[1]) dx[1] = grad_of_w(g, x, dy, w, slot);
+    if (dx[3]) dx[3] = dy;
 }
 
 void matmul_x_grad(graph *g, tensor *y, tensor *dy, tensor **dx) /* linear in both, as MATMUL is; dy here has the shape of x */
@@ -62,12 +76,13 @@ void matmul_x_grad(graph *g, tensor *y, tensor *dy, tensor **dx) /* linear in bo
     tensor *from = y->src[0], *w = y->src[1], *slot = y->src[2];
     if (dx[0]) dx[0] = op_call(g, OP_MATMUL, (op_arg){.i = {g->use_float}}, dy, w, slot);
     if (dx[1]) dx[1] = grad_of_w(g, dy, from, w, slot);
+    if (dx[3]) dx[3] = dy;
 }
 
 /* one row of w is decoded once and serves every row of the batch that uses its matrix */
 void matmul_ref(const tensor *y)
 {
-    const tensor *x = y->src[0], *w = y->src[1], *slot = y->src[2];
+    const tensor *x = y->src[0], *w = y->src[1], *slot = y->src[2], *plus = y->src[3];
     const i64 k = w->n[0], n_slots = w->n[2];
     double *row = mem_array(double, k); /* [k] */
     if (!row) {
@@ -82,7 +97,7 @@ void matmul_ref(const tensor *y)
                 if (slot_of(slot, r) != s) continue;
                 if (!decoded) ref_weight_row(w, n, s, row);
                 decoded = true;
-                double sum = 0;
+                double sum = plus ? ref_get(plus, n, r, 0, 0) : 0;
                 for (i64 i = 0; i < k; i++) sum += row[i] * ref_get(x, i, r, 0, 0);
                 ref_set(y, n, r, 0, 0, sum);
             }
@@ -92,7 +107,7 @@ void matmul_ref(const tensor *y)
 
 void matmul_x_ref(const tensor *y)
 {
-    const tensor *dy = y->src[0], *w = y->src[1], *slot = y->src[2];
+    const tensor *dy = y->src[0], *w = y->src[1], *slot = y->src[2], *plus = y->src[3];
     const i64 k = y->n[0], m = y->n[1];
     double *row = mem_array(double, k), *sum = mem_array(double, k *m); /* [k], [k,m] */
     if (row && sum) {
@@ -107,7 +122,7 @@ void matmul_x_ref(const tensor *y)
                     for (i64 i = 0; i < k; i++) sum[r * k + i] += row[i] * d;
                 }
             }
-        EACH(y) ref_set(y, i0, i1, i2, i3, sum[i1 * k + i0]);
+        EACH(y) ref_set(y, i0, i1, i2, i3, sum[i1 * k + i0] + (plus ? ref_get(plus, i0, i1, i2, i3) : 0));
     } else {
         ref_nan(y);
     }
@@ -128,6 +143,11 @@ void matmul_w_ref(const tensor *y)
 }
 
 tensor *matmul(graph *g, tensor *x, tensor *w) { return node(g, OP_MATMUL, (op_arg){.i = {g->use_float}}, 2, (tensor *[]){x, w}); }
+tensor *matmul_add(graph *g, tensor *x, tensor *w, tensor *plus)
+{
+    if (!g->use_float) return add(g, plus, matmul(g, x, w));
+    return node(g, OP_MATMUL, (op_arg){.i = {1}}, 4, (tensor *[]){x, w, NULL, plus});
+}
 tensor *matmul_slot(graph *g, tensor *x, tensor *w, tensor *slot)
 {
     return node(g, OP_MATMUL, (op_arg){.i = {g->use_float}}, 3, (tensor *[]){x, w, slot});

@@ -105,6 +105,7 @@ tensor *slice(graph *, tensor *, int axis, i64 from, i64 n);
 tensor *copy(graph *, tensor *, dtype);                               /* contiguous, converted */
 tensor *embed(graph *, tensor *table, tensor *ids);                   /* table [d,v] any type, ids I32 [m] -> [d,m]; -1: zeros. Also gathers rows of activations */
 tensor *matmul(graph *, tensor *x, tensor *w);                        /* x [k,m], w [k,n] any type and layout -> [n,m] */
+tensor *matmul_add(graph *, tensor *x, tensor *w, tensor *plus);      /* plus [n,m] + w x; of one pass where a graph asks for floats */
 tensor *matmul_slot(graph *, tensor *x, tensor *w, tensor *slot);     /* w [k,n,s]; row r uses matrix slot[r] (I32 [m]), -1: zeros. Adapters, experts */
 tensor *add(graph *, tensor *a, tensor *b);                           /* b's extents equal a's or are 1 */
 tensor *mul(graph *, tensor *a, tensor *b);

@@ -542,7 +542,7 @@ const op_case op_cases[] = {
     {OP_MATMUL, "added to, few terms, strided", make_matmul_add, {8, 37, 13, F32, LAYOUT_ROWS, 0, 3}, {0}, 0, 0},
     {OP_MATMUL, "added to, interleaved Q8_0", make_matmul_add, {288, 19, 7, Q8_0, LAYOUT_R8}, {0}, 0, 0},
     {OP_MATMUL_X, "added to", make_matmul_x_add, {21, 270, 8, F32}, {2048, 512, 64, F32}, 0, 0},
-    {OP_MATMUL_X, "added to, interleaved Q4_0", make_matmul_x_add, {64, 24, 3, Q4_0, LAYOUT_R8}, {0}, 0, 0},
+    {OP_MATMUL_X, "added to, interleaved Q4_0", make_matmul_x_add, {64, 24, 3, Q4_0, LAYOUT_R8}, {0}, 0, CASE_VALUE},
     {OP_MATMUL_W, "one matrix", make_matmul_w, {5, 4, 3}, {2048, 512, 64}, 0, 0},
     {OP_MATMUL_W, "slots", make_matmul_w, {5, 4, 13, 0, 0, 3}, {0}, 0, 0},
     QUANTS(Q8_0, 32), QUANTS(Q4_0, 32), QUANTS(Q4_1, 32), QUANTS(Q5_0, 32), QUANTS(Q4_K, 256), QUANTS(Q6_K, 256),

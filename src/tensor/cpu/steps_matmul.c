@@ -118,6 +118,7 @@ bool step_choose_matmul(cpu_backend *c, cpu_plan *cp, tensor *t, step_pair *s)
     if (w->lay == LAYOUT_ROWS && !tensor_contiguous(w)) return false;
     if (w->type == F64 || w->type == I32) return false;
     if (t->arg.i[0]) return step_choose_train(t, s);
+    if (t->src[3]) return false; /* only graphs of floats have it */
     i64 k = w->n[0];
     s->main.alone = (double)k * (double)w->n[1] * (double)x->n[1] <= 16384;
     if (t->src[2]) {

@@ -35,11 +35,11 @@ enum { WIDE = 1024, NEAR_ROWS = 192, THIN = 48 }; /* values in panels; rows that
 static i64 whole_panels(i64 n) { return (i64_min(n, WIDE) + OUTER_LANES - 1) / OUTER_LANES * OUTER_LANES; }
 usize product_scratch(i64 n_panel, i64 n_terms)
 {
-    return sizeof(float) * (usize)(whole_panels(n_panel) * i64_min(n_terms, BLOCK) + (OUTER_LANES + NEAR_ROWS) * BLOCK);
+    return sizeof(float) * (usize)((whole_panels(n_panel) + NEAR_ROWS) * i64_min(n_terms, BLOCK) + OUTER_LANES * BLOCK);
 }
-/* scratch: OUTER_LANES rows of BLOCK, NEAR_ROWS times BLOCK, panels */
+/* scratch: OUTER_LANES rows of BLOCK, NEAR_ROWS times as many terms as a piece has, panels */
 static float *mixed_of(float *scratch) { return scratch + OUTER_LANES * BLOCK; }
-static float *panels_of(float *scratch) { return scratch + (OUTER_LANES + NEAR_ROWS) * BLOCK; }
+static float *panels_of(float *scratch, i64 n_terms) { return mixed_of(scratch) + NEAR_ROWS * i64_min(n_terms, BLOCK); }
 
 static float *row_at(float_rows f, i64 i) { return f.base + f.stride * (f.list ? f.list[i] : i); }
 
@@ -111,7 +111,7 @@ static void meet_rows(const cpu_run *r, float *scratch, outer_block o, float_row
 
 void product_y(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows x, float_rows plus, float_rows y, area me)
 {
-    float *panels = panels_of(scratch);
+    float *panels = panels_of(scratch, w->n[0]);
     if (me.b_to <= me.b_from) return;
     for (i64 n = me.a_from; n < me.a_to; n += WIDE)
         for (i64 at = 0; at < w->n[0]; at += BLOCK) {
@@ -130,7 +130,7 @@ void product_y(const cpu_run *r, float *scratch, const tensor *w, i64 slot, floa
 void product_x(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows dy, float_rows plus, float_rows dx,
                area me)
 {
-    float *panels = panels_of(scratch);
+    float *panels = panels_of(scratch, w->n[1]);
     if (me.b_to <= me.b_from) return;
     for (i64 at = me.a_from; at < me.a_to; at += WIDE)
         for (i64 n = 0; n < w->n[1]; n += BLOCK) {
@@ -165,7 +165,7 @@ static void mix_columns(float *mixed, float_rows dy, i64 from, i64 steps, i64 n,
 
 void product_w(const cpu_run *r, float *scratch, float_rows x, float_rows dy, i64 n_rows, float *dw, i64 k, bool add, area me)
 {
-    float *panels = panels_of(scratch), *mixed = mixed_of(scratch), *out[NEAR_ROWS];
+    float *panels = panels_of(scratch, n_rows), *mixed = mixed_of(scratch), *out[NEAR_ROWS];
     if (me.b_to <= me.b_from) return;
     for (i64 at = me.a_from; at < me.a_to; at += WIDE)
         for (i64 from = 0; from < n_rows; from += BLOCK) {
@@ -204,7 +204,7 @@ static i64 list_rows(const tensor *slot, i64 which, i32 *list)
 /* y and x: the result and the source that the weight meets, of MATMUL and MATMUL_X alike */
 static void run_product(const step *s, const cpu_run *r)
 {
-    const tensor *y = s->t, *x = y->src[0], *w = y->src[1], *slot = y->src[2];
+    const tensor *y = s->t, *x = y->src[0], *w = y->src[1], *slot = y->src[2], *plus = y->src[3];
     const i64 m = y->n[1], n_slots = slot ? w->n[2] : 1, unit = y->op == OP_MATMUL ? OUTER_LANES : k_unit(w);
     i32 *list = slot ? (i32 *)(void *)r->own : NULL; /* [m] */
     float *scratch = (float *)(void *)(r->own + s->at);
@@ -216,8 +216,8 @@ static void run_product(const step *s, const cpu_run *r)
         i64 rows = slot ? list_rows(slot, i, list) : m;
         area me = area_of(r, y->n[0], unit, rows, OUTER_ROWS, w->type == F32 ? 2 : DECODE_COST);
         if (rows)
-            (y->op == OP_MATMUL ? product_y : product_x)(r, scratch, w, i, rows_of(x, list), (float_rows){0}, rows_of(y, list),
-                                                         me);
+            (y->op == OP_MATMUL ? product_y : product_x)(r, scratch, w, i, rows_of(x, list),
+                                                         plus ? rows_of(plus, NULL) : (float_rows){0}, rows_of(y, list), me);
     }
 }
 
@@ -245,6 +245,7 @@ bool step_choose_train(tensor *t, step_pair *p)
 {
     const tensor *x = t->src[0], *w = t->src[1], *slot = t->src[2];
     if (t->type != F32 || !floats_in_rows(x) || !(t->op == OP_MATMUL_W ? floats_in_rows(w) : train_weight(w))) return false;
+    if (t->src[3] && !floats_in_rows(t->src[3])) return false;
     p->main.run = t->op == OP_MATMUL_W ? run_product_w : run_product;
     p->main.at = slot ? (sizeof(i32) * (usize)x->n[1] + 63) / 64 * 64 : 0;
     p->main.alone = (double)t->n[0] * (double)t->n[1] * (double)(t->op == OP_MATMUL_W ? x->n[1] : x->n[0]) <= 16384;
