@@ -13,7 +13,7 @@ json() { python3 -c "import json,sys; o=json.load(open('$work/out')); assert $1,
 run() { "$maru" "$@" >"$work/out" 2>"$work/err"; code=$?; }
 
 help_fits() { [ "$("$maru" --help | wc -l)" -le 40 ] && "$maru" | grep -q ask; }
-every_help() { for c in pull models info tokenize run chat embed add sync docs remove text search ask calibrate merge eval bench; do "$maru" $c --help | grep -q "maru $c" || { echo "$c"; return 1; }; done; }
+every_help() { for c in convert new tokenizer pull models info tokenize run chat embed add sync docs remove text search ask calibrate merge eval bench; do "$maru" $c --help | grep -q "maru $c" || { echo "$c"; return 1; }; done; }
 unknown() { run nosuch; [ $code = 2 ] && grep -q nosuch "$work/err" && run run --nosuch x --json; [ $code = 2 ] && json "o['error']['code']=='INPUT'"; }
 not_there() { run run nosuch x --json; [ $code = 11 ] && json "o['error']['code']=='NOTFOUND'"; }
 not_gguf() { head -c 1000 /dev/urandom >"$work/bad.gguf"; run info "$work/bad.gguf" --json; [ $code = 3 ] && json "o['error']['code']=='FORMAT'"; }
