@@ -195,6 +195,10 @@ static err collect(cli *c, const asked *a, const char *in, pool *threads, imatri
     model_close(m);
     buf_free(&text);
     if (!bad.code && a->output) bad = imatrix_save(*out, a->output);
+    if (!bad.code && a->output) { /* what is used is what was kept, to the last bit */
+        imatrix_free(*out);
+        bad = imatrix_load(out, a->output);
+    }
     if (bad.code) return bad;
     json_set(c->out, "imatrix", json_pack("{s:s?,s:I,s:I,s:I}", "path", a->output, "entries", (json_int_t)(*out)->n, "chunks", (json_int_t)(*out)->chunks, "chunk_size", (json_int_t)(*out)->chunk_size));
     if (!c->json)
