@@ -116,7 +116,7 @@ static void lengths(const report *r, const u32 *sorted, usize n)
 static err print_packing(const report *r, u32 longest)
 {
     tune_packing *p = NULL;
-    tune_pack_opts o = {.batch_tokens = r->batch_tokens ? r->batch_tokens : i64_max(1024, longest), .seed = (u64)r->c->seed};
+    tune_pack_opts o = {.batch_tokens = r->batch_tokens, .seed = (u64)r->c->seed};
     TRY(tune_packing_new(&p, r->d, &o));
     i64 rows = 0;
     for (usize i = 0; i < p->n_packs; i++) rows += p->pack[i].rows;
@@ -290,7 +290,7 @@ err cmd_tune_check(cli *c, int argc, char **argv)
                     {"--template", "TEXT", "of rows with a label, with {text} in it", OPT_STR, &o.template},
                     {"--labels", "L=WORD,...", "labels and the words that stand for them", OPT_STR, &o.labels},
                     {"--ctx", "N", "most tokens of a sample (2048, or the model's context)", OPT_I64, &o.ctx},
-                    {"--batch-tokens", "N", "rows of a batch (1024)", OPT_I64, &r.batch_tokens},
+                    {"--batch-tokens", "N", "rows of a batch (16 samples, 256 to 1024)", OPT_I64, &r.batch_tokens},
                     {"--truncate", NULL, "too long samples lose their end", OPT_FLAG, &o.truncate},
                     {"--special", NULL, "control tokens written in text, prompt and completion are meant", OPT_FLAG, &o.special},
                     {"--show", "N", "samples to print (3)", OPT_I64, &r.show}};

@@ -124,7 +124,7 @@ err cmd_tune_train(cli *c, int argc, char **argv)
                     {"--epochs", "N", "times through the data (1)", OPT_I64, &a.epochs},
                     {"--lr", "X", "learning rate (the way's own)", OPT_F64, &a.lr},
                     {"--ctx", "N", "most tokens of a sample", OPT_I64, &a.ctx},
-                    {"--batch-tokens", "N", "rows of a batch (1024)", OPT_I64, &a.batch_tokens},
+                    {"--batch-tokens", "N", "rows of a batch (16 samples, 256 to 1024)", OPT_I64, &a.batch_tokens},
                     {"--accumulate", "N", "batches of a step (1)", OPT_I64, &a.accumulate},
                     {"--resume", NULL, "go on from the folder's state", OPT_FLAG, &a.resume},
                     {"--force", NULL, "a run that the folder holds gives way", OPT_FLAG, &a.force},

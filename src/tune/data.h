@@ -116,7 +116,7 @@ err  tune_data_form(const tune_data *, str text, i32 label, ids *out, usize *n_p
  * Samples are shuffled by (seed, epoch), packed best-fit-decreasing (ties: shuffled order), and the batches shuffled. The same
  * arguments give the same batches on every machine. */
 typedef struct {
-    i64 batch_tokens;        /* most rows of a batch; 0: 2048, or the longest sample if that is more */
+    i64 batch_tokens;        /* most rows of a batch; 0: tune_batch_rows */
     i64 max_segments;        /* of a batch; 0: no limit */
     i64 lead;
     u64 seed;
@@ -131,6 +131,7 @@ typedef struct {
     usize      n_packs, n_samples;
     i64        most_rows, most_segments, most_targets; /* of any batch: buffers and plans can be made for these */
 } tune_packing;
+i64  tune_batch_rows(const tune_data *, i64 lead); /* about 16 samples, within 256 to 1024 rows: short ones should not share one step by the dozen; the longest fits */
 err  tune_packing_new(tune_packing **, const tune_data *, const tune_pack_opts *); /* INPUT: a sample is longer than a batch */
 void tune_packing_free(tune_packing *);
 /* THE divisor: targets of the batches [from, to) that one optimizer step takes. Nothing else divides a loss. */

@@ -96,6 +96,16 @@ static err by_length(const tune_data *d, const tune_pack_opts *o, u32 *order, us
     return bad;
 }
 
+i64 tune_batch_rows(const tune_data *d, i64 lead)
+{
+    i64 longest = 0, total = 0, n = i64_max((i64)d->n_samples, 1);
+    for (usize i = 0; i < d->n_samples; i++) {
+        i64 rows = rows_of(d, (u32)i, lead);
+        total += rows, longest = i64_max(longest, rows);
+    }
+    return i64_max(longest, i64_max(256, i64_min(16 * total / n, 1024)));
+}
+
 static err check(const tune_data *d, tune_pack_opts *o)
 {
     i64 longest = 0;
@@ -108,7 +118,7 @@ static err check(const tune_data *d, tune_pack_opts *o)
         i64 rows = rows_of(d, (u32)i, o->lead);
         if (rows > longest) longest = rows, which = (u32)i;
     }
-    if (!o->batch_tokens) o->batch_tokens = i64_max(2048, longest);
+    if (!o->batch_tokens) o->batch_tokens = tune_batch_rows(d, o->lead);
     if (longest > o->batch_tokens)
         return err_new(ERR_INPUT, "--batch-tokens %lld: the sample of %s line %u needs %lld", (long long)o->batch_tokens,
                        d->file[d->sample[which].file].path, d->sample[which].line, (long long)longest);

@@ -62,7 +62,7 @@ static err sizes(trainer *t)
     }
     if (t->o->batch_tokens > 0 && longest > t->o->batch_tokens)
         return err_new(ERR_INPUT, "--batch-tokens %lld: the longest sample takes %lld rows", (long long)t->o->batch_tokens, (long long)longest);
-    t->rows = i64_min(i64_max(t->o->batch_tokens > 0 ? t->o->batch_tokens : 1024, longest), total);
+    t->rows = i64_min(i64_max(t->o->batch_tokens > 0 ? t->o->batch_tokens : tune_batch_rows(d, lead), longest), total);
     t->seqs = i64_min(i64_min(t->rows / i64_max(shortest, 1), MOST_SEQS), (i64)d->n_samples);
     t->seqs = i64_max(t->seqs, 1);
     t->accumulate = i64_max(t->o->accumulate, 1);

@@ -32,7 +32,7 @@ typedef struct {
     double   warmup;                        /* share of the steps; below 0: 0.05 */
     double   weight_decay, clip;            /* clip: of the global norm, 0: none */
     i64      epochs, most_steps;            /* most_steps 0: no limit */
-    i64      batch_tokens;                  /* rows of a batch; 0: 1024 */
+    i64      batch_tokens;                  /* rows of a batch; 0: tune_batch_rows */
     i64      accumulate;                    /* batches of a step; 0: 1 */
     i64      chunk, recompute;              /* rows of logits at once, 0: chosen; blocks whose activations are computed again, -1: as few as fit */
     i64      memory;                        /* bytes that a step may take; 0: nine tenths of what is available */

@@ -167,7 +167,7 @@ static void limits(void **state)
     assert_non_null(strstr(e.what, "many.jsonl line"));
     assert_null(p);
     assert_ok(tune_packing_new(&p, d, &(tune_pack_opts){.max_segments = 2}));
-    assert_int_equal(p->o.batch_tokens, 2048);
+    assert_int_equal(p->o.batch_tokens, tune_batch_rows(d, 0));
     assert_int_equal(p->n_packs, 50);
     assert_int_equal(p->most_segments, 2);
     tune_packing_free(p);
