@@ -41,7 +41,7 @@ TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/*/test_*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/bench_*.c))
 
-.PHONY: all deps demo check test bench fuzz install clean help floors size format
+.PHONY: all deps demo check test bench fuzz libs install clean help floors size format
 all: $(BUILD)/maru
 
 help:
@@ -102,6 +102,8 @@ demo: $(BUILD)/maru
 	@BUILD=$(BUILD) tools/demo.sh
 bench: $(BUILD)/maru $(BENCHES)
 	@BUILD=$(BUILD) bench/run.sh
+libs: # what a program that links libmaru.a needs besides
+	@echo $(PKG_LD)
 fuzz: $(FUZZERS)
 	@BUILD=$(BUILD) tools/fuzz.sh
 floors:

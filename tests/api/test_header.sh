@@ -38,7 +38,7 @@ try header_names_are_prefixed prefixed
 
 if [ ! -f "$lib" ]; then skip program_links; exit $failed; fi
 san=$(nm "$lib" 2>/dev/null | grep -q __asan_ && echo -fsanitize=address,undefined; nm "$lib" 2>/dev/null | grep -q __tsan_ && echo -fsanitize=thread)
-libs="$(pkg-config --libs sqlite3 jansson libutf8proc libpcre2-8 libxml-2.0 libsodium libseccomp) -lmd4c -lstemmer -lm -pthread"
+libs="$(make -s libs) -lm -pthread"
 cat >"$tmp/program.c" <<'PROGRAM'
 #include "maru.h"
 #include <stdio.h>
