@@ -3,6 +3,7 @@
  * instruction set, the same bytes everywhere. Without importances the scale comes from the extremes of a block, with them from a
  * search (fit.h), W blocks side by side. The scale is rounded to 16 bits after the codes were made with the unrounded one: so the
  * definition has it. */
+#include <float.h>
 #include "tensor/cpu/fit.h"
 
 #define ARGS const float *x, const float *importance, i64 k, void *dst
@@ -153,7 +154,7 @@ static void encode_q8_0(ARGS)
 {
     (void)importance;
     for (block_q8_0 *b = dst; k > 0; b++, x += Q32, k -= Q32) {
-        float d = largest_size(x) / 127, by = d != 0 ? 1 / d : 0;
+        float d = largest_size(x) / 127, by = d > FLT_MIN ? 1 / d : 0; /* below it the scale is zero as a half, and 1/d may be infinite */
         vi q[Q32 / W];
         half_put(b->d, f32_to_f16(d));
         UNROLLED(i, Q32 / W)
