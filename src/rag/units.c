@@ -259,6 +259,7 @@ static err place_pieces(cutter *k)
 static bool same_line(const piece *a, const piece *b)
 {
     float d = a->y0 - b->y0;
+    if (a->kind == BLOCK_TABLE || b->kind == BLOCK_TABLE) return false;
     return a->page == b->page && a->height > 0 && b->height > 0 && (d < 0 ? -d : d) < 0.4f * a->height;
 }
 
@@ -290,6 +291,11 @@ static err give_pages(cutter *k)
     bool in_table = false;
     for (usize i = 0, end; i < k->n; i = end) {
         end = i + 1;
+        if (k->p[i].kind == BLOCK_TABLE) { /* read as one: a row a line */
+            TRY(give_lines(k, &k->p[i]));
+            in_table = false;
+            continue;
+        }
         while (end < k->n && same_line(&k->p[i], &k->p[end])) end++;
         piece all = k->p[i];
         if (end - i > 1) {
@@ -300,7 +306,7 @@ static err give_pages(cutter *k)
             continue;
         }
         in_table = false;
-        while (end < k->n && line_is_open(k, &k->p[end - 1], margin) && k->p[end].page == all.page &&
+        while (end < k->n && k->p[end].kind != BLOCK_TABLE && line_is_open(k, &k->p[end - 1], margin) && k->p[end].page == all.page &&
                !(end + 1 < k->n && same_line(&k->p[end], &k->p[end + 1])))
             end++;
         TRY(give_flow(k, &k->p[i], end - i));
