@@ -92,6 +92,8 @@ err  augment_prompt(const model *, const char *question, const hits *, const uni
 
 /* a conversation as tokens, up to where the assistant begins; in plain words for a model without a template that takes it */
 err augment_turns(const model *, const chat_message *, usize n, bool korean, ids *out);
+/* a unit on one line, the cells of a row parted by " | " */
+void unit_line(const unit *, buf *out);
 /* what stands above a unit, its lead and its column names, a line each */
 void unit_context(const units *, const unit *, buf *out);
 

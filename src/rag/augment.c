@@ -59,27 +59,12 @@ static int by_score(const void *x, const void *y)
     return a->score != b->score ? (a->score > b->score ? -1 : 1) : (a->index > b->index) - (a->index < b->index);
 }
 
-static void one_line(str s, bool row, buf *out)
-{
-    bool space = false, cell = false, any = false;
-    for (usize i = 0; i < s.n; i++) {
-        char c = s.p[i];
-        if (c == ' ' || c == '\n' || c == '\t') {
-            space = true, cell |= row && c != ' ';
-            continue;
-        }
-        if (space && any) buf_puts(out, cell ? " | " : " ");
-        space = cell = false, any = true;
-        buf_byte(out, c);
-    }
-}
-
 /* tokens of a unit as it is shown; a line end comes on top */
 static err unit_cost(const model *m, const unit *u, i64 *cost)
 {
     ids t = {0};
     buf b = {0};
-    one_line(u->text, u->kind == BLOCK_TABLE, &b);
+    unit_line(u, &b);
     err bad = tokenize(m->tok, buf_view(&b), 0, &t);
     *cost = (i64)t.n + 1;
     ids_free(&t);
@@ -192,11 +177,11 @@ static void write_passage(const units *us, const hits *h, const bool *shown, int
             above = u->above, any = true;
         }
         if (u->header >= 0 && u->header != names && us->u[u->header].passage < 0) { /* it lies outside the passage */
-            one_line(us->u[u->header].text, true, out);
+            unit_line(&us->u[u->header], out);
             buf_byte(out, '\n');
         }
         names = u->header;
-        one_line(u->text, u->kind == BLOCK_TABLE, out);
+        unit_line(u, out);
         buf_byte(out, '\n');
     }
 }

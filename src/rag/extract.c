@@ -130,6 +130,21 @@ static bool has_new_figure(const asking *a, const unit *u)
     return false;
 }
 
+void unit_line(const unit *u, buf *out)
+{
+    bool space = false, cell = false, any = false, row = u->kind == BLOCK_TABLE;
+    for (usize i = 0; i < u->text.n; i++) {
+        char c = u->text.p[i];
+        if (c == ' ' || c == '\n' || c == '\t') {
+            space = true, cell |= row && c != ' ';
+            continue;
+        }
+        if (space && any) buf_puts(out, cell ? " | " : " ");
+        space = cell = false, any = true;
+        buf_byte(out, c);
+    }
+}
+
 void unit_context(const units *us, const unit *u, buf *out)
 {
     str above = u->above;
@@ -138,12 +153,12 @@ void unit_context(const units *us, const unit *u, buf *out)
         above.p += nl + 1, above.n -= (usize)nl + 1;
     buf_str(out, above);
     buf_byte(out, '\n');
-    if (u->lead >= 0) {
-        buf_str(out, us->u[u->lead].text);
+    if (u->lead >= 0 && !str_ends(above, us->u[u->lead].text)) {
+        unit_line(&us->u[u->lead], out);
         buf_byte(out, '\n');
     }
     if (u->header >= 0 && &us->u[u->header] != u) {
-        buf_str(out, us->u[u->header].text);
+        unit_line(&us->u[u->header], out);
         buf_byte(out, '\n');
     }
 }
@@ -152,7 +167,7 @@ void unit_context(const units *us, const unit *u, buf *out)
 static err embedded_text(const units *us, const unit *u, buf *out)
 {
     unit_context(us, u, out);
-    buf_str(out, u->text);
+    unit_line(u, out);
     return buf_error(out);
 }
 

@@ -59,9 +59,11 @@ static void ask_for_question(const asking *a, buf *out)
                                : "Write one question that the following text answers.\n\n");
 }
 
-static str text_of(const unit *u)
+static void put_text(const unit *u, buf *out)
 {
-    return u->text.n > TEXT_BYTES ? (str){u->text.p, utf8_complete((str){u->text.p, TEXT_BYTES})} : u->text;
+    usize from = out->n;
+    unit_line(u, out);
+    if (out->n - from > TEXT_BYTES) out->n = from + utf8_complete((str){out->p + from, TEXT_BYTES});
 }
 
 static err score_unit(const asking *a, const units *us, const unit *u, double *mean, usize *n)
@@ -73,7 +75,7 @@ static err score_unit(const asking *a, const units *us, const unit *u, double *m
         buf_str(&b, u[-1].text);
         buf_byte(&b, ' ');
     }
-    buf_str(&b, text_of(u));
+    put_text(u, &b);
     err bad = buf_error(&b);
     if (!bad.code) bad = score_question(a, buf_cstr(&b), mean, n);
     buf_free(&b);
@@ -200,7 +202,7 @@ static err ask_states(const asking *a, const units *us, const unit *u, float *od
     buf b = {0};
     buf_puts(&b, "Passage: ");
     unit_context(us, u, &b);
-    buf_str(&b, text_of(u));
+    put_text(u, &b);
     buf_fmt(&b, "\nQuestion: %s", a->question);
     err bad = buf_error(&b);
     if (!bad.code) bad = ask_yes(a, "Does the passage itself state what the question asks for? Reply yes or no.", examples, COUNT_OF(examples), buf_cstr(&b), odds);
@@ -242,7 +244,7 @@ err units_confirm(engine *e, session *s, const char *question, const atomic_bool
     if (!best || !text.n) return OK;
     buf_puts(&b, "Passage: ");
     unit_context(us, best, &b);
-    buf_str(&b, text_of(best));
+    put_text(best, &b);
     err bad = ask_confirms(&a, &b, text, odds);
     cited_passage(said, best, &cited);
     if (!bad.code && cited.n) bad = ask_confirms(&a, &cited, text, &other);

@@ -210,12 +210,36 @@ static bool goes_on(str line)
     return line.n > 1 && line.p[0] == ' ' && words.n && !strchr("-*+0123456789", words.p[0]);
 }
 
+static bool has_digit(str s)
+{
+    for (usize at = 0; at < s.n;)
+        if (text_is_digit(utf8_next(s, &at))) return true;
+    return false;
+}
+
+/* One line of a table. Without cells it is a caption, which is text; behind one in the middle a line without figures is the
+ * next table's column names, another goes on below the names that hold. */
+static err give_table_line(cutter *k, const piece *line, str text, bool *names_next, bool *captioned)
+{
+    piece row = *line;
+    if (is_rule(str_trim(text))) return OK;
+    if (str_find(text, S("|"), 0) < 0 && str_find(str_trim(text), S("\t"), 0) < 0) {
+        i32 at;
+        *captioned = true;
+        return give(k, row.from, row.to, row.start, BLOCK_TEXT, false, &at);
+    }
+    bool names = *names_next || (*captioned && !has_digit(text));
+    if (names) k->header = -1, k->has_names = false;
+    *names_next = *captioned = false;
+    return give_row(k, &row, names);
+}
+
 /* lines of a table, a list or code */
 static err give_lines(cutter *k, const piece *p)
 {
     str s = {k->d->text + p->from, p->to - p->from};
     u32 start = p->start;
-    bool first = true;
+    bool names_next = true, captioned = false;
     k->header = -1, k->has_names = false;
     for (usize i = 0, end; i < s.n; i = end) {
         i64 nl = str_find(s, S("\n"), i);
@@ -227,12 +251,11 @@ static err give_lines(cutter *k, const piece *p)
         str line = {s.p + i, end - i};
         piece row = {.start = start, .from = p->from + i, .to = p->from + end, .kind = p->kind};
         start += (u32)utf8_count(line);
-        if (p->kind == BLOCK_LIST)
-            TRY(give_sentences(k, line, row.from, row.start, p->kind));
-        else if (!is_rule(str_trim(line))) {
-            bool cells = str_find(line, S("|"), 0) >= 0 || str_find(str_trim(line), S("\t"), 0) >= 0; /* a caption has none */
-            TRY(give_row(k, &row, p->kind == BLOCK_TABLE && first && cells));
-            first &= !cells;
+        switch (p->kind) {
+        case BLOCK_LIST: TRY(give_sentences(k, line, row.from, row.start, p->kind)); break;
+        case BLOCK_TABLE: TRY(give_table_line(k, &row, line, &names_next, &captioned)); break;
+        default:
+            if (!is_rule(str_trim(line))) TRY(give_row(k, &row, false));
         }
     }
     k->header = -1, k->has_names = false;

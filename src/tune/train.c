@@ -38,6 +38,8 @@ typedef struct {
     float            *weight;               /* [rows] */
     packed_seq       *seq;                  /* [seqs] */
     float            *best;                 /* values of the set at the best evaluation, or NULL */
+    double            judged;               /* held-out loss after step judged_at */
+    i64               judged_at;            /* 0: none, or of values that were given up */
     char             *config;
     tune_log         *log;
     int               lock;                 /* of the folder, or -1 */
@@ -311,6 +313,7 @@ static bool due(i64 every, i64 step) { return every > 0 && step % every == 0; }
 static err judge(trainer *t, train_step *s, bool *enough)
 {
     TRY(evaluate(t, &s->eval_loss));
+    t->judged = s->eval_loss, t->judged_at = t->at.step;
     bool better = s->eval_loss < t->at.best;
     if (better) t->at.best = s->eval_loss, remember(t);
     t->at.worse = better ? 0 : t->at.worse + 1;
@@ -361,7 +364,7 @@ static err loop(trainer *t, train_report *r)
         }
     }
     if (t->at.loss_targets > 0) t->at.train_loss = t->at.loss_sum / t->at.loss_targets;
-    if (enough) recall(t);
+    if (enough) recall(t), t->judged_at = 0;
     r->stopped_early = enough;
     t->at.done = true;
     return save(t);
@@ -454,7 +457,7 @@ static err planned(trainer *t, train_memory *p)
 
 err train_loop(model *m, pool *threads, const tune_data *train, const tune_data *held, const char *out, const train_opts *o, void (*each)(void *, const train_step *), void *ctx, train_report *r)
 {
-    trainer t = {.m = m, .threads = threads, .o = o, .out = out, .each = each, .ctx = ctx, .lock = -1, .base = mem_now()};
+    trainer t = {.m = m, .threads = threads, .o = o, .out = out, .each = each, .ctx = ctx, .lock = -1, .base = mem_now(), .judged = NAN};
     err bad = prepare(&t, train, held);
     r->trainable = way_count(&t.set);
     if (!bad.code) bad = planned(&t, &r->plan);
@@ -468,7 +471,8 @@ err train_loop(model *m, pool *threads, const tune_data *train, const tune_data 
     if (!bad.code) {
         r->tokens = t.at.tokens, r->steps = t.at.step, r->train_loss = t.at.train_loss, r->seconds = t.at.seconds;
         r->tokens_per_s = t.at.seconds > 0 ? (double)t.at.tokens / t.at.seconds : 0;
-        if (held) bad = evaluate(&t, &r->eval_loss);
+        r->eval_loss = t.judged;
+        if (held && t.judged_at != t.at.step) bad = evaluate(&t, &r->eval_loss);
     }
     drop_steps(&t);
     if (!bad.code) bad = train_artifact(m, &t.set, o, train, out, r);
