@@ -31,12 +31,13 @@ typedef struct {
     u8       kind;                          /* block_kind */
     bool     joined;                        /* goes on where the unit before ends: only white space between them */
     i32      header;                        /* the unit with the column names of this row, or -1 */
+    bool     names;                         /* some unit's header */
     i32      lead;                          /* of a row: the sentence that leads to its table, or -1 */
     str      above;                         /* title and headings over it, a line each; arena */
     term_set own, around;                   /* its terms; those of what is above it and of its header */
     claims   facts;
     float    cover, cosine, score;          /* by units_score */
-    float    likely; bool weighed;          /* by units_likely */
+    float    likely, agree; bool weighed;   /* by units_likely; agree of the best few */
 } unit;
 typedef struct {
     arena *mem;
@@ -92,10 +93,12 @@ err  augment_prompt(const model *, const char *question, const hits *, const uni
 
 /* a conversation as tokens, up to where the assistant begins; in plain words for a model without a template that takes it */
 err augment_turns(const model *, const chat_message *, usize n, bool korean, ids *out);
-/* a unit on one line, the cells of a row parted by " | " */
-void unit_line(const unit *, buf *out);
-/* what stands above a unit, its lead and its column names, a line each */
+/* what stands above a unit, its lead, and its column names where its line has them not, a line each */
 void unit_context(const units *, const unit *, buf *out);
+
+/* ---- rows for a model (rows.c) --------------------------------------------------------------------------------------------------- */
+void unit_line(const units *, const unit *, buf *out); /* "name: cell | name: cell"; else the text, its white space made single */
+bool unit_has_names(const units *, const unit *);      /* the line tells its columns' names */
 
 /* ---- thresholds (answer.c) ------------------------------------------------------------------------------------------------------- */
 #define META_THRESHOLD "threshold"

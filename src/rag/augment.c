@@ -5,8 +5,8 @@
  * instead. No citation marks are asked for: they number their sources wrongly; the program attaches citations. What is the same
  * for every question comes first, so that its keys and values are computed once.
  *
- * Passages are shown by units, the most promising first until the budget is spent, then in their order: a row on one line with
- * its column names above. The budget is small on purpose: what does not help misleads a small model, and each token of the
+ * Passages are shown by units, the most promising first until the budget is spent, then in their order: a row on one line, its
+ * column's name before each cell. The budget is small on purpose: what does not help misleads a small model, and each token of the
  * prompt costs it as much as a hundred of retrieval. */
 #include "rag/answer.h"
 #include <stdlib.h>
@@ -24,7 +24,7 @@ static const turn korean[] = {
              "별빛도서관 이용 안내 > 열람실\n열람실 자리는 3시간마다 연장한다.\n\n질문: 빌린 책은 언제까지 "
              "돌려줘야 해요?"},
     {"assistant", "책의 대출 기간은 21일입니다."},
-    {"user", "자료\n[1] 은하수영장 > 이용 요금\n구분 | 평일 | 주말\n어른 | 6,000원 | 7,500원\n어린이 | 3,000원 | 4,000원\n[2] "
+    {"user", "자료\n[1] 은하수영장 > 이용 요금\n구분: 어른 | 평일: 6,000원 | 주말: 7,500원\n구분: 어린이 | 평일: 3,000원 | 주말: 4,000원\n[2] "
              "은하수영장 > 안전\n키가 120 cm보다 작으면 보호자와 함께 들어간다.\n\n질문: 아이가 토요일에 수영하려면 얼마를 "
              "내나요?"},
     {"assistant", "어린이의 주말 요금은 4,000원입니다."},
@@ -38,8 +38,8 @@ static const turn english[] = {
      "back?"},
     {"assistant", "The loan period of a book is 21 days."},
     {"user",
-     "Passages\n[1] Galaxy Pool > Prices\nVisitor | Weekday | Weekend\nAdult | EUR 6.00 | EUR 7.50\nChild | EUR 3.00 | EUR "
-     "4.00\n[2] Galaxy Pool > Safety\nVisitors under 120 cm come with an adult.\n\nQuestion: What does my son pay on a "
+     "Passages\n[1] Galaxy Pool > Prices\nVisitor: Adult | Weekday: EUR 6.00 | Weekend: EUR 7.50\nVisitor: Child | "
+     "Weekday: EUR 3.00 | Weekend: EUR 4.00\n[2] Galaxy Pool > Safety\nVisitors under 120 cm come with an adult.\n\nQuestion: What does my son pay on a "
      "Saturday?"},
     {"assistant", "A child pays EUR 4.00 at the weekend."},
 };
@@ -60,11 +60,11 @@ static int by_score(const void *x, const void *y)
 }
 
 /* tokens of a unit as it is shown; a line end comes on top */
-static err unit_cost(const model *m, const unit *u, i64 *cost)
+static err unit_cost(const model *m, const units *us, const unit *u, i64 *cost)
 {
     ids t = {0};
     buf b = {0};
-    unit_line(u, &b);
+    unit_line(us, u, &b);
     err bad = tokenize(m->tok, buf_view(&b), 0, &t);
     *cost = (i64)t.n + 1;
     ids_free(&t);
@@ -75,11 +75,11 @@ static err unit_cost(const model *m, const unit *u, i64 *cost)
 static err show_unit(const model *m, const units *us, usize i, bool *shown, i64 *left, bool *fits)
 {
     i64 cost = 0, names = 0;
-    i32 header = us->u[i].header;
+    i32 header = unit_has_names(us, &us->u[i]) ? -1 : us->u[i].header;
     *fits = true;
     if (shown[i]) return OK;
-    TRY(unit_cost(m, &us->u[i], &cost));
-    if (header >= 0 && !shown[header]) TRY(unit_cost(m, &us->u[header], &names));
+    TRY(unit_cost(m, us, &us->u[i], &cost));
+    if (header >= 0 && !shown[header]) TRY(unit_cost(m, us, &us->u[header], &names));
     if (cost + names > *left) return *fits = false, OK;
     *left -= cost + names;
     shown[i] = true;
@@ -176,12 +176,13 @@ static void write_passage(const units *us, const hits *h, const bool *shown, int
             buf_byte(out, '\n');
             above = u->above, any = true;
         }
-        if (u->header >= 0 && u->header != names && us->u[u->header].passage < 0) { /* it lies outside the passage */
-            unit_line(&us->u[u->header], out);
+        bool named = unit_has_names(us, u);
+        if (!named && u->header >= 0 && u->header != names && us->u[u->header].passage < 0) { /* it lies outside the passage */
+            unit_line(us, &us->u[u->header], out);
             buf_byte(out, '\n');
         }
-        names = u->header;
-        unit_line(u, out);
+        if (!named) names = u->header;
+        unit_line(us, u, out);
         buf_byte(out, '\n');
     }
 }

@@ -130,21 +130,6 @@ static bool has_new_figure(const asking *a, const unit *u)
     return false;
 }
 
-void unit_line(const unit *u, buf *out)
-{
-    bool space = false, cell = false, any = false, row = u->kind == BLOCK_TABLE;
-    for (usize i = 0; i < u->text.n; i++) {
-        char c = u->text.p[i];
-        if (c == ' ' || c == '\n' || c == '\t') {
-            space = true, cell |= row && c != ' ';
-            continue;
-        }
-        if (space && any) buf_puts(out, cell ? " | " : " ");
-        space = cell = false, any = true;
-        buf_byte(out, c);
-    }
-}
-
 void unit_context(const units *us, const unit *u, buf *out)
 {
     str above = u->above;
@@ -154,11 +139,11 @@ void unit_context(const units *us, const unit *u, buf *out)
     buf_str(out, above);
     buf_byte(out, '\n');
     if (u->lead >= 0 && !str_ends(above, us->u[u->lead].text)) {
-        unit_line(&us->u[u->lead], out);
+        unit_line(us, &us->u[u->lead], out);
         buf_byte(out, '\n');
     }
-    if (u->header >= 0 && &us->u[u->header] != u) {
-        unit_line(&us->u[u->header], out);
+    if (u->header >= 0 && &us->u[u->header] != u && !unit_has_names(us, u)) {
+        unit_line(us, &us->u[u->header], out);
         buf_byte(out, '\n');
     }
 }
@@ -167,7 +152,7 @@ void unit_context(const units *us, const unit *u, buf *out)
 static err embedded_text(const units *us, const unit *u, buf *out)
 {
     unit_context(us, u, out);
-    unit_line(u, out);
+    unit_line(us, u, out);
     return buf_error(out);
 }
 
@@ -320,11 +305,8 @@ err extract_answer(collection *c, const units *us, const hits *h, int sentences,
     buf text = {0};
     if (!pick) return no_memory;
     for (int headings = 0; headings < 2 && !n; headings++) /* headings only when there is nothing else */
-        for (usize i = 0; i < us->n; i++) {
-            bool names = false;
-            for (usize r = 0; r < us->n; r++) names |= us->u[r].header == (i32)i;
-            if (us->u[i].passage >= 0 && (headings || (us->u[i].kind != BLOCK_HEADING && !names))) pick[n++] = &us->u[i];
-        }
+        for (usize i = 0; i < us->n; i++)
+            if (us->u[i].passage >= 0 && (headings || (us->u[i].kind != BLOCK_HEADING && !us->u[i].names))) pick[n++] = &us->u[i];
     qsort(pick, n, sizeof *pick, by_cover);
     if (n > (usize)sentences) n = (usize)sentences;
     a->s = mem_array(answer_sentence, n + 1);

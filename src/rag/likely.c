@@ -15,7 +15,9 @@
 
 /* A unit's likelihood against its score by words and vectors, which lie in 0 to 2.5. */
 static const float WEIGHT = 1.0f;
-enum { QUESTION_TOKENS = 160, TEXT_BYTES = 900 };
+/* Log odds of agreement, within +-AGREE_MOST, against the rest of the score. */
+static const float AGREE_WEIGHT = 0.3f, AGREE_MOST = 2;
+enum { AGREED = 3 /* units that are asked about */, QUESTION_TOKENS = 160, TEXT_BYTES = 900 };
 
 static const err no_memory = {ERR_NOMEM, "out of memory"};
 
@@ -59,10 +61,10 @@ static void ask_for_question(const asking *a, buf *out)
                                : "Write one question that the following text answers.\n\n");
 }
 
-static void put_text(const unit *u, buf *out)
+static void put_text(const units *us, const unit *u, buf *out)
 {
     usize from = out->n;
-    unit_line(u, out);
+    unit_line(us, u, out);
     if (out->n - from > TEXT_BYTES) out->n = from + utf8_complete((str){out->p + from, TEXT_BYTES});
 }
 
@@ -75,7 +77,7 @@ static err score_unit(const asking *a, const units *us, const unit *u, double *m
         buf_str(&b, u[-1].text);
         buf_byte(&b, ' ');
     }
-    put_text(u, &b);
+    put_text(us, u, &b);
     err bad = buf_error(&b);
     if (!bad.code) bad = score_question(a, buf_cstr(&b), mean, n);
     buf_free(&b);
@@ -108,7 +110,7 @@ static const example examples[] = {
     {"Passage: 은하수영장 / 안전\n키가 120 cm보다 작으면 보호자와 함께 들어간다.\nQuestion: 수영장에서 키 작은 아이용 튜브를 "
      "빌려주나요?",
      "no"},
-    {"Passage: Galaxy Pool / Prices\nVisitor | Weekday | Weekend\nChild | EUR 3.00 | EUR 4.00\nQuestion: How much is a season "
+    {"Passage: Galaxy Pool / Prices\nVisitor: Child | Weekday: EUR 3.00 | Weekend: EUR 4.00\nQuestion: How much is a season "
      "ticket for the pool?",
      "no"},
     {"Passage: Starlight Library / Reading room\nA seat is renewed every 3 hours.\nQuestion: How long can I keep my place before "
@@ -117,22 +119,21 @@ static const example examples[] = {
     {"Passage: 별빛도서관 이용 안내 / 복사\n복사는 한 장에 50원이며 카드로만 낸다.\nQuestion: 도서관 복사기는 어느 회사 "
      "제품이에요?",
      "no"},
-    {"Passage: 은하수영장 / 이용 요금\n구분 | 평일 | 주말\n어린이 | 3,000원 | 4,000원\nQuestion: 아이를 데리고 토요일에 가면 "
+    {"Passage: 은하수영장 / 이용 요금\n구분: 어린이 | 평일: 3,000원 | 주말: 4,000원\nQuestion: 아이를 데리고 토요일에 가면 "
      "얼마예요?",
      "yes"},
 };
 /* the answers of "no" are what a model writes that takes the nearest figure for an answer */
 static const example answered[] = {
-    {"Passage: 별빛도서관 이용 안내 / 빌리기\n책의 대출 기간은 21일이다.\nQuestion: 빌린 책은 언제까지 돌려줘야 해요?\nAnswer: 21일 "
-     "안에 돌려줘야 합니다.",
+    {"Passage: 별빛도서관 이용 안내 / 빌리기\n책의 대출 기간은 21일이다.\nQuestion: 빌린 책은 언제까지 돌려줘야 해요?\nAnswer: 21일",
      "yes"},
     {"Passage: 별빛도서관 이용 안내 / 빌리기\n책의 대출 기간은 21일이다.\nQuestion: 노트북은 며칠 동안 빌릴 수 있나요?\nAnswer: "
      "노트북은 21일 동안 빌릴 수 있습니다.",
      "no"},
-    {"Passage: Galaxy Pool / Prices\nVisitor | Weekday | Weekend\nChild | EUR 3.00 | EUR 4.00\nQuestion: How much is a season "
-     "ticket for a child?\nAnswer: A season ticket for a child costs EUR 4.00.",
+    {"Passage: Galaxy Pool / Prices\nVisitor: Child | Weekday: EUR 3.00 | Weekend: EUR 4.00\nQuestion: How much is a season "
+     "ticket for a child?\nAnswer: EUR 4.00",
      "no"},
-    {"Passage: Galaxy Pool / Prices\nVisitor | Weekday | Weekend\nChild | EUR 3.00 | EUR 4.00\nQuestion: What do I pay for my "
+    {"Passage: Galaxy Pool / Prices\nVisitor: Child | Weekday: EUR 3.00 | Weekend: EUR 4.00\nQuestion: What do I pay for my "
      "daughter on a Saturday?\nAnswer: You pay EUR 4.00.",
      "yes"},
     {"Passage: Starlight Library / Staff\nThe director retires in June 2024.\nQuestion: When does the new director start?\nAnswer: "
@@ -202,7 +203,7 @@ static err ask_states(const asking *a, const units *us, const unit *u, float *od
     buf b = {0};
     buf_puts(&b, "Passage: ");
     unit_context(us, u, &b);
-    put_text(u, &b);
+    put_text(us, u, &b);
     buf_fmt(&b, "\nQuestion: %s", a->question);
     err bad = buf_error(&b);
     if (!bad.code) bad = ask_yes(a, "Does the passage itself state what the question asks for? Reply yes or no.", examples, COUNT_OF(examples), buf_cstr(&b), odds);
@@ -218,18 +219,23 @@ static err ask_confirms(const asking *a, buf *passage, str said, float *odds)
     return ask_yes(a, "Does the passage itself say that this is the answer to the question? Reply yes or no.", answered, COUNT_OF(answered), buf_cstr(passage), odds);
 }
 
-/* what the first verified sentence cites, below its document's title; empty when that is the best unit */
-static void cited_passage(const answer *a, const unit *best, buf *out)
+/* the units that the first verified sentence cites, as the best unit is shown; empty when that is all of it */
+static void cited_passage(const answer *a, const units *us, const unit *best, buf *out)
 {
-    for (usize i = 0; i < a->n_s; i++) {
-        const answer_sentence *s = &a->s[i];
-        if (!s->verified || !s->n) continue;
-        if (s->n == 1 && s->c[0].passage == best->passage && s->c[0].start >= best->start && s->c[0].end <= best->end) return;
-        const char *title = a->passages.h[s->c[0].passage].title;
-        buf_fmt(out, "Passage: %s", title ? title : "");
-        for (usize k = 0; k < s->n; k++) buf_fmt(out, "\n%s", s->c[k].quote);
-        return;
-    }
+    const answer_sentence *s = a->s;
+    const unit *first = NULL;
+    bool other = false;
+    while (s < a->s + a->n_s && !s->verified) s++;
+    for (usize k = 0; s < a->s + a->n_s && k < s->n; k++)
+        for (const unit *u = us->u; u < us->u + us->n; u++) {
+            if (u->passage != s->c[k].passage || u->names || u->start >= s->c[k].end || u->end <= s->c[k].start) continue;
+            buf_puts(out, first ? "\n" : "Passage: ");
+            if (!first || !str_eq(first->above, u->above)) unit_context(us, u, out);
+            put_text(us, u, out);
+            if (!first) first = u;
+            other |= u != best;
+        }
+    if (!other) buf_reset(out);
 }
 
 err units_confirm(engine *e, session *s, const char *question, const atomic_bool *cancel, const units *us, const answer *said, str text, float *odds)
@@ -244,9 +250,9 @@ err units_confirm(engine *e, session *s, const char *question, const atomic_bool
     if (!best || !text.n) return OK;
     buf_puts(&b, "Passage: ");
     unit_context(us, best, &b);
-    put_text(best, &b);
+    put_text(us, best, &b);
     err bad = ask_confirms(&a, &b, text, odds);
-    cited_passage(said, best, &cited);
+    cited_passage(said, us, best, &cited);
     if (!bad.code && cited.n) bad = ask_confirms(&a, &cited, text, &other);
     if (other > *odds) *odds = other;
     buf_free(&b);
@@ -265,6 +271,19 @@ static unit *best_unit(unit **pick, usize n)
     return best;
 }
 
+/* Both probabilities of the few that are likeliest by score: which of two neighbours states what is asked, the second tells better. */
+static err weigh_agreement(const asking *a, units *us, unit **pick, usize n)
+{
+    qsort(pick, n, sizeof *pick, by_score);
+    for (usize i = 0; i < n && i < AGREED; i++) {
+        float odds;
+        TRY(ask_states(a, us, pick[i], &odds));
+        pick[i]->agree = odds < -AGREE_MOST ? -AGREE_MOST : odds > AGREE_MOST ? AGREE_MOST : odds;
+    }
+    for (usize i = 0; i < n && i < AGREED; i++) pick[i]->score += AGREE_WEIGHT * (pick[i]->agree + AGREE_MOST);
+    return OK;
+}
+
 err units_likely(engine *e, session *s, const char *question, const atomic_bool *cancel, units *us, usize most, judgement *out)
 {
     asking a = {e, s, question, question_korean(str_of(question)), cancel};
@@ -275,7 +294,7 @@ err units_likely(engine *e, session *s, const char *question, const atomic_bool 
     err bad = pick ? OK : no_memory;
     *out = (judgement){0};
     for (usize i = 0; !bad.code && i < us->n; i++)
-        if (us->u[i].passage >= 0 && us->u[i].kind != BLOCK_HEADING) pick[n++] = &us->u[i];
+        if (us->u[i].passage >= 0 && us->u[i].kind != BLOCK_HEADING && !us->u[i].names) pick[n++] = &us->u[i];
     if (n) qsort(pick, n, sizeof *pick, by_score);
     if (n > most) n = most;
     for (usize i = 0; i < n && !bad.code; i++) {
@@ -285,9 +304,9 @@ err units_likely(engine *e, session *s, const char *question, const atomic_bool 
         if (i == 0 || pick[i]->likely < least) least = pick[i]->likely;
     }
     for (usize i = 0; i < us->n && !bad.code; i++) us->u[i].score += WEIGHT * (us->u[i].weighed ? us->u[i].likely - least : 0);
+    if (!bad.code) bad = weigh_agreement(&a, us, pick, n);
     if (!bad.code) best = best_unit(pick, n);
-    if (best) bad = score_title(&a, best, &mean, &tokens);
-    if (best && !bad.code) bad = ask_states(&a, us, best, &out->agree);
+    if (best) bad = score_title(&a, best, &mean, &tokens), out->agree = best->agree;
     if (best && !bad.code) out->rise = tokens ? best->likely - (float)mean : 0, out->known = tokens > 0;
     mem_free(pick);
     return bad;

@@ -415,7 +415,7 @@ static err know_units(units *u)
         TRY(claims_of(x->text, true, &x->facts));
         buf_str(&b, x->above);
         buf_byte(&b, '\n');
-        if (x->header >= 0) buf_str(&b, u->u[x->header].text);
+        if (x->header >= 0) buf_str(&b, u->u[x->header].text), u->u[x->header].names = true;
         if (x->lead >= 0) buf_str(&b, S("\n")), buf_str(&b, u->u[x->lead].text);
         err bad = buf_error(&b);
         if (!bad.code) bad = term_set_of(u->mem, buf_view(&b), false, &x->around);

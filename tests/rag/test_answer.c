@@ -110,6 +110,49 @@ static void signals_rank(void **state)
     assert_true(answerable_with(0.1f, &sure) < 0.5f);
 }
 
+/* the line of the unit that holds `cell`, after a search for it */
+static void want_line(collection *c, const char *query, const char *cell, const char *line)
+{
+    hits h;
+    units u;
+    buf b = {0};
+    assert_ok(collection_search(c, query, &(search_opts){.k = 4}, &h));
+    assert_ok(units_of(c, &h, h.n, &u));
+    for (usize i = 0; i < u.n && !b.n; i++)
+        if (str_find(u.u[i].text, str_of(cell), 0) >= 0) {
+            assert_true(unit_has_names(&u, &u.u[i]));
+            unit_line(&u, &u.u[i], &b);
+        }
+    assert_string_equal(buf_cstr(&b), line);
+    buf_free(&b);
+    units_free(&u);
+    hits_free(&h);
+}
+
+static void rows_with_names(void **state)
+{
+    fixture_set *f = *state;
+    want_line(f->c, "큰 방 주말 요금", "67,000원", "방: 큰 방 | 평일: 67,000원 | 주말: 88,000원");
+    want_line(f->c, "carbon paddle", "PD-9", "code: PD-9 | name: carbon paddle | price: 42 | note: keep away from fire");
+
+    char page[128];
+    add_result r;
+    collection *c;
+    snprintf(page, sizeof page, "%s/rates.html", f->folder); /* the first column has no name, a caption stands above */
+    str text = S("<table><caption>Rates</caption><tr><td></td><td>Day</td><td>Night</td></tr><tr><td>Canoe</td><td>31</td><td>12</td></tr></table>");
+    assert_ok(file_replace(page, text.p, text.n));
+    const char *list[] = {page, "samples/docs/ko/travel.pdf"};
+    assert_ok(collection_open(&c, "rows", COLLECTION_WRITE));
+    assert_ok(collection_add(c, list, COUNT_OF(list), &(add_opts){.quiet = true}, &r));
+    assert_int_equal(r.added, COUNT_OF(list));
+    add_result_free(&r);
+    want_line(c, "canoe night", "Canoe", "Canoe | Day: 31 | Night: 12");
+    /* two tables under one another in a PDF, each with its caption and its own names */
+    want_line(c, "책임급 숙박비 상한액", "110,000원", "구분: 책임급 | 서울: 130,000원 | 광역시와 제주: 110,000원 | 그 밖의 지역: 90,000원");
+    want_line(c, "책임급 일비", "36,000원", "구분: 책임급 | 일비: 30,000원 | 식비: 36,000원 | 합계: 66,000원");
+    collection_close(c);
+}
+
 static void plain_questions(void **state)
 {
     (void)state;
@@ -247,7 +290,8 @@ static void likelihood(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(quoting),      cmocka_unit_test(refusing),
-                                       cmocka_unit_test(signals_rank), cmocka_unit_test(plain_questions),
+                                       cmocka_unit_test(signals_rank), cmocka_unit_test(rows_with_names),
+                                       cmocka_unit_test(plain_questions),
                                        cmocka_unit_test(calibrating),  cmocka_unit_test(likelihood),
                                        cmocka_unit_test(writing)};
     return cmocka_run_group_tests(tests, fixture_open, fixture_close);
