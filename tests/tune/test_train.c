@@ -1,58 +1,24 @@
 /* Training on models made by the test: every way lowers the loss of what it learns; a run that is stopped and resumed leaves the bits of
  * one that never stopped; a step cut into batches, computed again, or spread over threads is the same step; what cannot work is refused. */
-#include "../model/tiny.h"
-#include "tune/tune.h"
+#include "train_help.h"
 
-static char folder[200];
 static pool *threads;
 
-static int make_folder(void **state)
+static int begin(void **state)
 {
-    (void)state;
-    const char *tmp = getenv("TMPDIR");
-    snprintf(folder, sizeof folder, "%s/maru-tune-XXXXXX", tmp && strlen(tmp) < 150 ? tmp : "/tmp");
-    return mkdtemp(folder) && !pool_new(&threads, 2).code ? 0 : -1;
+    return folder_make(state) || pool_new(&threads, 2).code ? -1 : 0;
 }
 
-static int drop_folder(void **state)
+static int end(void **state)
 {
-    (void)state;
     pool_free(threads);
-    return file_remove_tree(folder).code ? -1 : 0;
+    return folder_drop(state);
 }
-
-static const char *at(const char *name)
-{
-    static char path[8][300];
-    static int n;
-    char *p = path[n++ % 8];
-    snprintf(p, 300, "%s/%s", folder, name);
-    return p;
-}
-
-static model *open_tiny(const char *arch, dtype type)
-{
-    static int n;
-    char name[32];
-    model *m;
-    tiny t = tiny_of(arch, type);
-    snprintf(name, sizeof name, "m%d.gguf", n++);
-    tiny_write(at(name), &t);
-    assert_ok(model_open(&m, at(name), threads));
-    return m;
-}
-
-static const char texts[] = "{\"prompt\":\"the hello\",\"completion\":\" he said hello\"}\n{\"prompt\":\"he\",\"completion\":\" the thing\"}\n"
-                            "{\"prompt\":\"hello he\",\"completion\":\" all is well\"}\n{\"prompt\":\"tell\",\"completion\":\" them the hello\"}\n";
-static const char rows[] = "text\tlabel\nthe good hello\tup\nthe bad thing\tdown\nhello he is good\tup\nhe tells bad\tdown\ngood the good\tup\nbad hello bad\tdown\n";
 
 static tune_data *data_of(const model *m, const char *name, const char *bytes, bool head)
 {
-    tune_data *d;
-    tune_opts o = {.head = head, .template = strstr(name, ".tsv") ? "{text} it is" : NULL, .labels = strstr(name, ".tsv") ? "up= he,down= the" : NULL};
-    assert_ok(tune_data_read(&d, m, name, str_of(bytes), &o));
-    assert_ok(tune_data_ready(d));
-    return d;
+    bool table = strstr(name, ".tsv") != NULL;
+    return tiny_data(m, name, bytes, &(tune_opts){.head = head, .template = table ? "{text} it is" : NULL, .labels = table ? "up= he,down= the" : NULL});
 }
 
 static train_opts opts_of(const char *way)
@@ -72,22 +38,13 @@ static train_report train(model *m, const tune_data *d, const tune_data *held, c
 {
     train_report r;
     double none[500];
-    assert_ok(tune_train(m, threads, d, held, at(out), o, keep_losses, losses ? losses : none, &r));
+    assert_ok(tune_train(m, threads, d, held, in_folder(out), o, keep_losses, losses ? losses : none, &r));
     return r;
-}
-
-static buf bytes_of(const char *out, const char *file)
-{
-    buf b = {0};
-    char path[400];
-    snprintf(path, sizeof path, "%s/%s", at(out), file);
-    assert_ok(file_read(&b, path, 0));
-    return b;
 }
 
 static void assert_same_file(const char *a, const char *b, const char *file)
 {
-    buf x = bytes_of(a, file), y = bytes_of(b, file);
+    buf x = file_bytes(a, file), y = file_bytes(b, file);
     if (x.n != y.n || memcmp(x.p, y.p, x.n)) fail_msg("%s of %s and %s differ", file, a, b);
     buf_free(&x), buf_free(&y);
 }
@@ -98,17 +55,17 @@ static void test_every_way_learns(void **state)
     static const struct { const char *way; double lr; } ways[] = {{"all", 3e-3}, {"last:1", 3e-3}, {"lora:4", 1e-2}, {"prompt:4", 5e-2}, {"prefix:4", 5e-2}, {"head", 1e-2}, {"norm", 2e-2}};
     static const struct { const char *arch; dtype type; } bases[] = {{"llama", Q8_0}, {"qwen2", F32}, {"gemma3", Q4_K}};
     for (usize b = 0; b < COUNT_OF(bases); b++) {
-        model *m = open_tiny(bases[b].arch, bases[b].type);
-        tune_data *d = data_of(m, "texts.jsonl", texts, false);
+        model *m = tiny_model(bases[b].arch, bases[b].type);
+        tune_data *d = data_of(m, "texts.jsonl", some_texts, false);
         for (usize w = 0; w < COUNT_OF(ways); w++) {
             double loss[500] = {0};
             train_opts o = opts_of(ways[w].way);
             o.lr = ways[w].lr;
-            file_remove_tree(at("learn"));
+            file_remove_tree(in_folder("learn"));
             train_report r = train(m, d, d, "learn", &o, loss);
             assert_int_equal(r.steps, 30);
             if (!(r.eval_loss < 0.9 * loss[0])) fail_msg("%s of %s: the loss went from %g to %g only", ways[w].way, bases[b].arch, loss[0], r.eval_loss);
-            assert_true(file_exists(at("learn/maru.json")) && file_exists(at("learn/curves.svg")) && file_exists(at("learn/log.jsonl")));
+            assert_true(file_exists(in_folder("learn/maru.json")) && file_exists(in_folder("learn/curves.svg")) && file_exists(in_folder("learn/log.jsonl")));
         }
         tune_data_free(d);
         model_close(m);
@@ -120,19 +77,19 @@ static void test_artifact_is_what_was_trained(void **state)
 {
     (void)state;
     static const char *const ways[] = {"all", "last:1", "lora:4", "lora:32", "prompt:4", "prefix:4", "head", "norm", "features"};
-    model *m = open_tiny("llama", Q8_0);
+    model *m = tiny_model("llama", Q8_0);
     for (usize w = 0; w < COUNT_OF(ways); w++) {
         bool features = !strcmp(ways[w], "features");
-        tune_data *d = data_of(m, "rows.tsv", rows, features);
+        tune_data *d = data_of(m, "rows.tsv", some_rows, features);
         train_opts o = opts_of(ways[w]);
         adapter_file *a;
         trained_set *set;
         o.lr = ways[w][0] == 'p' ? 5e-2 : 1e-2, o.features = FEATURE_CONCAT4;
-        file_remove_tree(at("kept"));
+        file_remove_tree(in_folder("kept"));
         train_report r = train(m, d, d, "kept", &o, NULL);
         assert_int_equal(r.metric.n, 6);
         if (r.metric.accuracy < 0.99) fail_msg("%s: %g of six rows it was taught", ways[w], r.metric.accuracy);
-        assert_ok(adapter_load(&a, at("kept"), m));
+        assert_ok(adapter_load(&a, in_folder("kept"), m));
         assert_string_equal(a->text_form, "{text} it is");
         assert_int_equal(a->n_labels, 2);
         assert_string_equal(a->label[1].words, " the");
@@ -163,12 +120,12 @@ static void test_encoder_learns_classes(void **state)
 {
     (void)state;
     static const char *const ways[] = {"features", "all", "last:1", "lora:4", "norm", "head"};
-    model *m = open_tiny("bert", Q8_0);
-    tune_data *d = data_of(m, "rows.tsv", rows, true);
+    model *m = tiny_model("bert", Q8_0);
+    tune_data *d = data_of(m, "rows.tsv", some_rows, true);
     for (usize w = 0; w < COUNT_OF(ways); w++) {
         train_opts o = opts_of(ways[w]);
         o.lr = 1e-2, o.epochs = 60;
-        file_remove_tree(at("encoder"));
+        file_remove_tree(in_folder("encoder"));
         train_report r = train(m, d, d, "encoder", &o, NULL);
         if (!(r.metric.accuracy > 0.99)) fail_msg("%s: %g of six rows it was taught", ways[w], r.metric.accuracy);
         mem_free(r.metric.confusion);
@@ -191,25 +148,25 @@ static void test_resumed_is_uninterrupted(void **state)
 {
     (void)state;
     static const char *const ways[] = {"lora:4", "all", "prefix:3"};
-    model *m = open_tiny("llama", Q8_0);
-    tune_data *d = data_of(m, "texts.jsonl", texts, false);
+    model *m = tiny_model("llama", Q8_0);
+    tune_data *d = data_of(m, "texts.jsonl", some_texts, false);
     for (usize w = 0; w < COUNT_OF(ways); w++) {
         train_opts o = opts_of(ways[w]);
         o.lr = 1e-2, o.epochs = 9, o.batch_tokens = 34, o.accumulate = 2, o.dropout = !strncmp(ways[w], "lora", 4) ? 0.2 : 0, o.patience = 100, o.eval_every = 3;
-        file_remove_tree(at("whole")), file_remove_tree(at("parts"));
+        file_remove_tree(in_folder("whole")), file_remove_tree(in_folder("parts"));
         train_report whole = train(m, d, d, "whole", &o, NULL), parts;
         assert_true(whole.steps > 8);
         for (i64 cut = 2; cut <= whole.steps; cut += 3) {
             stopper s = {false, cut};
             o.cancel = &s.stop, o.resume = cut > 2, o.force = !o.resume;
-            err bad = tune_train(m, threads, d, d, at("parts"), &o, stop_there, &s, &parts);
+            err bad = tune_train(m, threads, d, d, in_folder("parts"), &o, stop_there, &s, &parts);
             assert_int_equal(bad.code, ERR_CANCELLED);
         }
         o.cancel = NULL, o.resume = true, o.force = false;
         parts = train(m, d, d, "parts", &o, NULL);
         assert_same_file("whole", "parts", "adapter_model.safetensors");
         assert_true(whole.eval_loss == parts.eval_loss && whole.steps == parts.steps && whole.train_loss == parts.train_loss);
-        buf a = bytes_of("whole", "log.jsonl"), b = bytes_of("parts", "log.jsonl");
+        buf a = file_bytes("whole", "log.jsonl"), b = file_bytes("parts", "log.jsonl");
         usize la = 0, lb = 0;
         for (usize i = 0; i < a.n; i++) la += a.p[i] == '\n';
         for (usize i = 0; i < b.n; i++) lb += b.p[i] == '\n';
@@ -227,8 +184,8 @@ static void test_resumed_is_uninterrupted(void **state)
 static void test_steps_do_not_depend_on_how_they_run(void **state)
 {
     (void)state;
-    model *m = open_tiny("gemma3", Q4_K);
-    tune_data *d = data_of(m, "texts.jsonl", texts, false);
+    model *m = tiny_model("gemma3", Q4_K);
+    tune_data *d = data_of(m, "texts.jsonl", some_texts, false);
     train_opts o = opts_of("lora:4");
     double one[500], many[500], again[500], chunk[500];
     o.lr = 1e-2, o.epochs = 4, o.batch_tokens = 200; /* all four samples are a batch */
@@ -261,15 +218,15 @@ static void test_steps_do_not_depend_on_how_they_run(void **state)
 static void refused(model *m, const tune_data *d, const train_opts *o, err_code code, const char *part)
 {
     train_report r;
-    err bad = tune_train(m, threads, d, NULL, at("refused"), o, NULL, NULL, &r);
+    err bad = tune_train(m, threads, d, NULL, in_folder("refused"), o, NULL, NULL, &r);
     if (bad.code != (int)code || !strstr(bad.what, part)) fail_msg("expected %s with \"%s\", got %s: %s", err_name((int)code), part, err_name(bad.code), bad.what);
 }
 
 static void test_refusals(void **state)
 {
     (void)state;
-    model *m = open_tiny("llama", Q8_0), *e = open_tiny("bert", Q8_0);
-    tune_data *d = data_of(m, "texts.jsonl", texts, false), *l = data_of(e, "rows.tsv", rows, true);
+    model *m = tiny_model("llama", Q8_0), *e = tiny_model("bert", Q8_0);
+    tune_data *d = data_of(m, "texts.jsonl", some_texts, false), *l = data_of(e, "rows.tsv", some_rows, true);
     train_opts o = opts_of("lora:4");
     tune_way w;
     assert_int_equal(tune_way_parse("lora:0", &w).code, ERR_INPUT);
@@ -297,14 +254,14 @@ static void test_refusals(void **state)
     train(m, d, NULL, "other", &o, NULL);
     o.resume = true, o.force = false, o.lr = 0.5;
     train_report r;
-    err bad = tune_train(m, threads, d, NULL, at("other"), &o, NULL, NULL, &r);
+    err bad = tune_train(m, threads, d, NULL, in_folder("other"), &o, NULL, NULL, &r);
     assert_int_equal(bad.code, ERR_INPUT);
     assert_non_null(strstr(bad.what, "lr"));
-    buf state_file = bytes_of("other", "state.safetensors");
+    buf state_file = file_bytes("other", "state.safetensors");
     o.lr = 0;
     for (usize cut = 0; cut < state_file.n; cut += state_file.n / 40 + 1) { /* a checkpoint cut short is an error, never a wrong run */
-        assert_ok(file_replace(at("other/state.safetensors"), state_file.p, cut));
-        bad = tune_train(m, threads, d, NULL, at("other"), &o, NULL, NULL, &r);
+        assert_ok(file_replace(in_folder("other/state.safetensors"), state_file.p, cut));
+        bad = tune_train(m, threads, d, NULL, in_folder("other"), &o, NULL, NULL, &r);
         assert_int_equal(bad.code, ERR_FORMAT);
     }
     buf_free(&state_file);
@@ -316,8 +273,8 @@ static void test_refusals(void **state)
 static void test_counts(void **state)
 {
     (void)state;
-    model *m = open_tiny("llama", F32);
-    tune_data *d = data_of(m, "texts.jsonl", texts, false);
+    model *m = tiny_model("llama", F32);
+    tune_data *d = data_of(m, "texts.jsonl", some_texts, false);
     const hparams *h = &m->h;
     i64 q = h->n_head * h->head_dim, kv = h->n_kv_head * h->head_dim, all = 0;
     i64 linear = h->width * (q + 2 * kv) + q * h->width + 3 * h->width * h->n_ff;
@@ -339,15 +296,15 @@ static void test_counts(void **state)
 static void test_patterns(void **state)
 {
     (void)state;
-    model *m = open_tiny("llama", Q8_0);
-    tune_data *d = data_of(m, "texts.jsonl", texts, false);
+    model *m = tiny_model("llama", Q8_0);
+    tune_data *d = data_of(m, "texts.jsonl", some_texts, false);
     train_opts o = opts_of("lora:4");
     adapter_file *a;
     o.epochs = 3, o.rslora = 0, o.lr = 1e-2;
     o.rank_pattern = "layers\\.1\\.mlp\\.(gate|up)_proj=8,q_pro[a-z]{1,1}=2", o.alpha_pattern = "self_attn\\.q_proj=16,model\\.layers\\.0\\.self_attn\\.v_proj=2.5";
-    file_remove_tree(at("patterns"));
+    file_remove_tree(in_folder("patterns"));
     train(m, d, NULL, "patterns", &o, NULL);
-    assert_ok(adapter_load(&a, at("patterns"), m));
+    assert_ok(adapter_load(&a, in_folder("patterns"), m));
     assert_int_equal(a->n_pairs, 14);
     for (usize i = 0; i < a->n_pairs; i++) {
         const low_rank *p = &a->pair[i];
@@ -356,7 +313,7 @@ static void test_patterns(void **state)
         double alpha = q ? 16 : v ? 2.5 : 8;
         if (p->rank != rank || fabs((double)p->scale - alpha / (double)rank) > 1e-6) fail_msg("%s: rank %lld, factor %g", p->name, (long long)p->rank, (double)p->scale);
     }
-    buf config = bytes_of("patterns", "adapter_config.json");
+    buf config = file_bytes("patterns", "adapter_config.json");
     const char *ranks = strstr(buf_cstr(&config), "\"rank_pattern\""), *alphas = strstr(buf_cstr(&config), "\"alpha_pattern\"");
     assert_true(ranks && alphas && strstr(ranks, "gate_proj\": 8") && strstr(alphas, "v_proj\": 2.5"));
     buf_free(&config);
@@ -382,5 +339,5 @@ int main(void)
         cmocka_unit_test(test_encoder_learns_classes),  cmocka_unit_test(test_resumed_is_uninterrupted),
         cmocka_unit_test(test_steps_do_not_depend_on_how_they_run), cmocka_unit_test(test_counts), cmocka_unit_test(test_patterns), cmocka_unit_test(test_refusals),
     };
-    return cmocka_run_group_tests(tests, make_folder, drop_folder);
+    return cmocka_run_group_tests(tests, begin, end);
 }
