@@ -194,6 +194,15 @@ INLINE void outer_pass(const outer_block *o, i64 row, int r, i64 panel, int n_pa
     outer_store_rows(o, s, row, r, col, n_panels);
 }
 
+/* the panels behind `end`, a part with each group of rows, so that the first of them need not wait */
+INLINE void fetch_next(const outer_block *o, i64 row, i64 end, i64 some)
+{
+    const i64 lines = some * o->n_steps, groups = (o->n_rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    const i64 each = (lines + groups - 1) / groups, from = row / ROWS_AT_ONCE * each;
+    const float *next = o->b + end * OUTER_LANES * o->n_steps;
+    for (i64 i = from; i < i64_min(lines, from + each); i++) __builtin_prefetch(next + i * OUTER_LANES, 0, 2);
+}
+
 INLINE void outer_rows(const outer_block *o, i64 row, int r, i64 panel, i64 end, bool mixed)
 {
     for (; panel + PANELS <= end; panel += PANELS) outer_pass(o, row, r, panel, PANELS, mixed);
@@ -209,7 +218,10 @@ INLINE void outer_all(const outer_block *o, bool mixed)
     for (i64 p = 0, end; p < panels; p = end) {
         i64 row = 0;
         end = i64_min(panels, p + some);
-        for (; row + ROWS_AT_ONCE <= o->n_rows; row += ROWS_AT_ONCE) outer_rows(o, row, ROWS_AT_ONCE, p, end, mixed);
+        for (; row + ROWS_AT_ONCE <= o->n_rows; row += ROWS_AT_ONCE) {
+            if (end < panels) fetch_next(o, row, end, i64_min(some, panels - end));
+            outer_rows(o, row, ROWS_AT_ONCE, p, end, mixed);
+        }
         switch (o->n_rows - row) {
         case 1: outer_rows(o, row, 1, p, end, mixed); break;
 #if ROWS_AT_ONCE == 6

@@ -1,11 +1,11 @@
 /* tensor/cpu/steps_train.c - the float matrix products of training: MATMUL where a graph asks for float arithmetic, MATMUL_X and
  * MATMUL_W, with slots and without, over weights of any type and layout.
  *
- * All three are one kernel (kern.outer), blocked as by Goto and van de Geijn (2008): at most 256 x 1024 values in panels, of the
+ * All three are one kernel (kern.outer), blocked as by Goto and van de Geijn (2008): at most 320 x 1536 values in panels, of the
  * weight, decoded once for all columns (transposed when its rows are the outputs), or of x; they lie in the third-level cache,
- * and the first holds one of them at a time, which some rows meet that lie mixed in the second. Sums run in pieces of 256 terms,
- * so their bits depend neither on blocks nor on threads, and for MATMUL
- * and MATMUL_X not on the number of rows either. Inference has its own float matmul (steps_matmul.c): dot products do better on
+ * and the first holds one of them at a time, which some rows meet that lie mixed in the second. Sums run in pieces of one size,
+ * at most 320 terms, so their bits depend neither on blocks nor on threads, and for MATMUL
+ * and MATMUL_X not on the number of rows either. A short last piece would cost much: its sums are loaded and stored for few terms. Inference has its own float matmul (steps_matmul.c): dot products do better on
  * one column, and its bits must be the same for one row and for many. */
 #include "tensor/cpu/train.h"
 
@@ -31,7 +31,13 @@ area area_of(const cpu_run *r, i64 a, i64 a_unit, i64 b, i64 b_unit, i64 extra)
 i64 k_unit(const tensor *w) { return i64_max(OUTER_LANES, dtype_table[w->type].block); }
 bool train_weight(const tensor *w) { return w->type != F64 && w->type != I32 && (w->lay != LAYOUT_ROWS || tensor_contiguous(w)); }
 
-enum { WIDE = 1024, NEAR_ROWS = 192, THIN = 48 }; /* values in panels; rows that are mixed; so narrow that mixing does not pay */
+enum { WIDE = 1536, NEAR_ROWS = 192, THIN = 48 }; /* values in panels; rows that are mixed; so narrow that mixing does not pay */
+static i64 most_terms(i64 unit) { return BLOCK / unit * unit; }
+static i64 piece_of(i64 n, i64 unit) /* terms of a piece: as many as others, in units */
+{
+    i64 pieces = i64_max(1, (n + most_terms(unit) - 1) / most_terms(unit));
+    return (n + pieces * unit - 1) / (pieces * unit) * unit;
+}
 static i64 whole_panels(i64 n) { return (i64_min(n, WIDE) + OUTER_LANES - 1) / OUTER_LANES * OUTER_LANES; }
 usize product_scratch(i64 n_panel, i64 n_terms)
 {
@@ -112,10 +118,11 @@ static void meet_rows(const cpu_run *r, float *scratch, outer_block o, float_row
 void product_y(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows x, float_rows plus, float_rows y, area me)
 {
     float *panels = panels_of(scratch, w->n[0]);
+    const i64 piece = piece_of(w->n[0], k_unit(w));
     if (me.b_to <= me.b_from) return;
     for (i64 n = me.a_from; n < me.a_to; n += WIDE)
-        for (i64 at = 0; at < w->n[0]; at += BLOCK) {
-            i64 rows = i64_min(WIDE, me.a_to - n), steps = i64_min(BLOCK, w->n[0] - at);
+        for (i64 at = 0; at < w->n[0]; at += piece) {
+            i64 rows = i64_min(WIDE, me.a_to - n), steps = i64_min(piece, w->n[0] - at);
             for (i64 i = 0; i < rows; i += OUTER_LANES) {
                 i64 some = i64_min(OUTER_LANES, rows - i);
                 float_rows from = part_of_rows(r, w, slot, n + i, some, at, steps, scratch);
@@ -131,14 +138,15 @@ void product_x(const cpu_run *r, float *scratch, const tensor *w, i64 slot, floa
                area me)
 {
     float *panels = panels_of(scratch, w->n[1]);
+    const i64 piece = piece_of(w->n[1], OUTER_LANES), most = most_terms(k_unit(w));
     if (me.b_to <= me.b_from) return;
     for (i64 at = me.a_from; at < me.a_to; at += WIDE)
-        for (i64 n = 0; n < w->n[1]; n += BLOCK) {
-            i64 wide = i64_min(WIDE, me.a_to - at), steps = i64_min(BLOCK, w->n[1] - n);
+        for (i64 n = 0; n < w->n[1]; n += piece) {
+            i64 wide = i64_min(WIDE, me.a_to - at), steps = i64_min(piece, w->n[1] - n);
             for (i64 s = 0; s < steps; s += OUTER_LANES)
-                for (i64 part_at = 0; part_at < wide; part_at += BLOCK) {
+                for (i64 part_at = 0; part_at < wide; part_at += most) {
                     i64 some = i64_min(OUTER_LANES, steps - s), next = i64_min(OUTER_LANES, steps - s - some),
-                        k = i64_min(BLOCK, wide - part_at);
+                        k = i64_min(most, wide - part_at);
                     float_rows from = part_of_rows(r, w, slot, n + s, some, at + part_at, k, scratch);
                     for (i64 j = 0; j < some; j++) {
                         if (w->type == F32 && j < next) fetch_soon(row_at(from, j + some), k);
@@ -166,10 +174,11 @@ static void mix_columns(float *mixed, float_rows dy, i64 from, i64 steps, i64 n,
 void product_w(const cpu_run *r, float *scratch, float_rows x, float_rows dy, i64 n_rows, float *dw, i64 k, bool add, area me)
 {
     float *panels = panels_of(scratch, n_rows), *mixed = mixed_of(scratch), *out[NEAR_ROWS];
+    const i64 piece = piece_of(n_rows, 1);
     if (me.b_to <= me.b_from) return;
     for (i64 at = me.a_from; at < me.a_to; at += WIDE)
-        for (i64 from = 0; from < n_rows; from += BLOCK) {
-            i64 wide = i64_min(WIDE, me.a_to - at), steps = i64_min(BLOCK, n_rows - from);
+        for (i64 from = 0; from < n_rows; from += piece) {
+            i64 wide = i64_min(WIDE, me.a_to - at), steps = i64_min(piece, n_rows - from);
             for (i64 s = 0; s < steps; s++) {
                 if (s + AHEAD < steps) fetch_soon(row_at(x, from + s + AHEAD) + at, wide);
                 into_panels(panels, steps, s, row_at(x, from + s) + at, wide);

@@ -4,7 +4,7 @@
 #include "tensor/cpu/cpu.h"
 #include <math.h>
 
-enum { BLOCK = 256 }; /* sums run in pieces of so many terms, each from zero, and the pieces are added in order */
+enum { BLOCK = 320 }; /* sums run in pieces of at most so many terms, each from zero, and the pieces are added in order */
 typedef struct {      /* rows of floats: row i lies at base + stride * (list ? list[i] : i) */
     float     *base;
     i64        stride;
