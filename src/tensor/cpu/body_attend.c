@@ -116,6 +116,7 @@ typedef struct {
     i64 weight_stride, weight_step; /* from head to head, from key to key */
     i64 v_stride, y_stride;
     int keys;
+    bool fresh; /* y holds nothing yet */
 } mix;
 
 /* y += the sum over keys of weight times value, for h heads and u units of 16 columns; if u is 1, for n <= 16 columns */
@@ -142,7 +143,10 @@ INLINE void mix_unit(const mix *m, int head, i64 col, i64 n, int h, int u)
     {
         float *to = n < 16 ? t : y + i * m->y_stride;
         if (n < 16) pad16(t, y + i * m->y_stride, n, 0);
-        UNROLLED(l, u * LANES) store(to + l * W, load(to + l * W) + s[i * u * LANES + l]);
+        if (m->fresh)
+            UNROLLED(l, u * LANES) store(to + l * W, s[i * u * LANES + l]);
+        else
+            UNROLLED(l, u * LANES) store(to + l * W, load(to + l * W) + s[i * u * LANES + l]);
         for (i64 j = 0; n < 16 && j < n; j++) y[i * m->y_stride + j] = t[j];
     }
 }
@@ -214,12 +218,90 @@ static void values(const attend_row *a, i64 n, i64 n_pad)
     }
 }
 
+/* ---- training ------------------------------------------------------------------------------------------------------------
+ * Where the gradient wants lse, many rows come together and pages do not: keys are turned so that a lane is a key, as in the
+ * gradient below. The same tiles and sums of values as above; a score is one sum in the order of the head, and weights are
+ * divided by their sum at the end. What a row does not see has weight zero and adds nothing. */
+
+enum { TRAIN_HEAD = 256 };
+static void turn(const float *from, i64 stride, int n_keys, i64 hd, float *to);
+
+static bool for_training(const attend_row *a)
+{
+    return a->lse && a->type == F32 && !a->pages && a->hd % 16 == 0 && a->hd <= TRAIN_HEAD;
+}
+
+/* one head's scores, of n keys seen and n_pad there, to weights that are not divided yet; returns 1 / their sum */
+static float open_weights(const attend_row *a, float *s, i64 n, i64 n_pad, float *lse)
+{
+    vf top = all(-INFINITY);
+    vi lane;
+    for (int j = 0; j < W; j++) lane[j] = j;
+    for (i64 i = 0; i < n; i += W) {
+        vf v = load(s + i) * a->scale;
+        if (a->softcap > 0) v = v_tanh(v / a->softcap) * a->softcap;
+        if (i + W > n) v = pick(lane < (i32)(n - i), v, all(-INFINITY));
+        top = greater(v, top);
+        store(s + i, v);
+    }
+    float shift = -INFINITY;
+    for (int j = 0; j < W; j++) shift = top[j] > shift ? top[j] : shift;
+    if (shift - shift != 0) shift = 0; /* as row_shift */
+    double sum = row_exp(s, s, shift, n);
+    for (i64 j = n; j < n_pad; j++) s[j] = 0;
+    *lse = (float)((double)shift + log(sum));
+    return (float)(1 / sum);
+}
+
+/* rows [from, to) see some of the keys from i on: of growing rows the last ones, of windows others too */
+static void rows_seeing(const attend_row *a, i64 i, i64 *from, i64 *to)
+{
+    *from = 0, *to = rows_of(a);
+    while (row_keys(a, *from) <= i) ++*from;
+    while (row_keys(a, *to - 1) <= i) --*to;
+}
+
+static void attend_train(const attend_row *a, i64 n, i64 n_pad)
+{
+    float turned[TRAIN_HEAD * GRAD_KEYS], by[GRAD_COLS];
+    const i64 tile = a->hd <= 64 ? GRAD_KEYS : GRAD_KEYS / 2, k_stride = (i64)a->k_stride / 4, v_stride = (i64)a->v_stride / 4, columns = rows_of(a) * a->n_q;
+    const float *k = float_at(a, a->k, a->k_stride, a->first), *v = float_at(a, a->v, a->v_stride, a->first);
+    i64 from, to;
+    for (i64 i = 0; i < n; i += tile) {
+        i64 keys = i64_min(tile, n - i);
+        rows_seeing(a, i, &from, &to);
+        turn(k + i * k_stride, k_stride, (int)keys, a->hd, turned);
+        mix m = {a->q + from * a->n_q * a->hd, turned, a->score + from * a->n_q * n_pad + i, a->hd, 1, GRAD_KEYS, n_pad,
+                 a->hd, true};
+        mix_all(&m, (int)(to - from) * a->n_q, (keys + 15) / 16 * 16);
+    }
+    for (i64 c = 0; c < columns; c++) by[c] = open_weights(a, a->score + c * n_pad, row_keys(a, c / a->n_q), n_pad, a->lse + c);
+    memset(a->y, 0, sizeof *a->y * (usize)(a->hd * columns));
+    for (i64 i = 0; i < n; i += tile) {
+        rows_seeing(a, i, &from, &to);
+        mix m = {a->score + from * a->n_q * n_pad + i, v + i * v_stride, a->y + from * a->n_q * a->hd, n_pad, 1, v_stride,
+                 a->hd, (int)i64_min(tile, n - i), false};
+        mix_all(&m, (int)(to - from) * a->n_q, a->hd);
+    }
+    for (i64 c = 0; c < columns; c++)
+        for (i64 i = 0; i < a->hd; i += W) store(a->y + c * a->hd + i, load(a->y + c * a->hd + i) * by[c]);
+}
+
 static void attend_rows(const attend_row *a)
 {
     i64 n = (i64)a->end - a->first, n_pad = (n + 15) / 16 * 16;
     if (n <= 0 || a->hd <= 0) {
         memset(a->y, 0, sizeof *a->y * (usize)(i64_max(0, a->hd) * a->n_q * rows_of(a)));
         for (i64 c = 0; a->lse && c < rows_of(a) * a->n_q; c++) a->lse[c] = 0;
+        return;
+    }
+    if (for_training(a)) { /* one row may have any number of heads */
+        for (attend_row b = *a; b.n_q > 0; b.q += GRAD_COLS * a->hd, b.y += GRAD_COLS * a->hd, b.lse += GRAD_COLS) {
+            const int left = b.n_q - GRAD_COLS;
+            if (rows_of(a) == 1) b.n_q = (int)i64_min(b.n_q, GRAD_COLS);
+            attend_train(&b, n, n_pad);
+            b.n_q = rows_of(a) == 1 ? left : 0;
+        }
         return;
     }
     if (a->hd <= TILE_FLOATS)
@@ -294,8 +376,7 @@ static void products(const attend_block *a, const float *keys, i64 stride, const
 {
     int end = (a->n_keys + 15) / 16 * 16;
     turn(keys, stride, a->n_keys, a->hd, a->turned);
-    for (int c = 0; c < a->n_cols; c++) memset(to + c * GRAD_KEYS, 0, sizeof *to * (usize)end);
-    mix m = {columns, a->turned, to, a->hd, 1, GRAD_KEYS, GRAD_KEYS, a->hd};
+    mix m = {columns, a->turned, to, a->hd, 1, GRAD_KEYS, GRAD_KEYS, a->hd, true};
     mix_all(&m, a->n_cols, end);
 }
 
@@ -305,11 +386,11 @@ static void attend_grad_block(const attend_block *a)
     products(a, a->v, a->v_stride, a->dy, a->ds);
     for (int c = 0; c < a->n_cols; c++) block_weights(a, c);
     if (a->dq) {
-        mix m = {a->ds, a->k, a->dq, GRAD_KEYS, 1, a->k_stride, a->hd, a->n_keys};
+        mix m = {a->ds, a->k, a->dq, GRAD_KEYS, 1, a->k_stride, a->hd, a->n_keys, false};
         mix_add(&m, a->n_cols, a->hd);
     }
     if (a->dk) {
-        mix m = {a->ds, a->q, a->dk, 1, GRAD_KEYS, a->hd, a->dkv_stride, a->n_cols};
+        mix m = {a->ds, a->q, a->dk, 1, GRAD_KEYS, a->hd, a->dkv_stride, a->n_cols, false};
         mix_add(&m, a->n_keys, a->hd);
         m.weight = a->p, m.v = a->dy, m.y = a->dv;
         mix_add(&m, a->n_keys, a->hd);
