@@ -23,6 +23,8 @@ void    tensor_set(tensor *, dtype, const i64 n[4]);                 /* type, ex
 bool    tensor_contiguous(const tensor *);
 bool    tensor_same_shape(const tensor *, const tensor *);
 tensor *tensor_aux(graph *, tensor *of, dtype, shape);               /* a buffer that lives from y to y's gradient */
+enum { PAIR_TERMS = 64 };                                             /* of a pair that a MATMUL or MATMUL_X takes in, at most: op_matmul.c */
+void    matmul_pairs(graph *, tensor *const *roots, int n_roots);    /* the planner's: makes such pairs */
 enum { LM_LOSS_DX = 1, LM_LOSS_DW = 2 };                             /* arg.i[1] of LM_LOSS: what its aux holds */
 bool    dtype_is_float(dtype);                                       /* F32 F16 BF16 F64 */
 const char *tensor_show(const tensor *, char buf[96]);               /* "name [64,8] f32" for messages */

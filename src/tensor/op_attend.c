@@ -13,7 +13,7 @@
  *   dq = sum dU_p k_p;  dk_p += dU_p q;  dv_p += P_p dy       over all rows and the heads of the group
  * Packed result: dq [hd,heads,m], dk [hd,kv_heads,S], dv the same, one after another. Keys in a paged cache come from earlier
  * steps and have no gradient: without pages only.
- * arg: f[0] scale, f[1] softcap, i[2] window, i[3] page. */
+ * arg: f[0] scale, f[1] softcap, i[2] window, i[3] page, i[4] in a graph of training, where kernels may sum in another order. */
 #include "tensor/op.h"
 
 static bool heads_fit(const tensor *q, const tensor *k, const tensor *v, const tensor *span)
@@ -192,5 +192,6 @@ tensor *attend(graph *g, tensor *q, tensor *k, tensor *v, tensor *span, tensor *
     op_arg arg = {.f = {a.scale, a.softcap}};
     arg.i[2] = a.window;
     arg.i[3] = a.page;
+    arg.i[4] = g->use_float;
     return node(g, OP_ATTEND, arg, pages ? 5 : 4, (tensor *[]){q, k, v, span, pages});
 }

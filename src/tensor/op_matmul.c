@@ -5,6 +5,7 @@
  *           values of y's shape that the product is added to, in MATMUL_X too: a pair beside a weight, and gradients of one value
  *           from several uses, then cost no pass of their own over the rows.
  * MATMUL_X  dx[k,r] = sum_n w[k,n] dy[n,r]: the same w, decoded, so adapters train over the very file that is served.
+ *           In both, the planner puts a second product into src[4] and src[5] (rows, weight): y = w x + pair + plus.
  * MATMUL_W  dw[k,n] = sum_r dy[n,r] x[k,r], over the rows of each slot; built only where w is wanted, and w is then a float.
  *           arg.i[0] is the number of slots. */
 #include "tensor/op.h"
@@ -79,6 +80,56 @@ void matmul_x_grad(graph *g, tensor *y, tensor *dy, tensor **dx) /* linear in bo
     if (dx[3]) dx[3] = dy;
 }
 
+/* ---- pairs: y = B h + (W x + plus) becomes one node with the thin product as its pair, if nothing else reads what is in brackets;
+ * so does dx = W^T dy + (A^T dh + plus). The thin product alone would be a pass over all rows of y for little work. Made when the
+ * graph is complete: what is taken in is named by nothing, and the planner leaves it out. ---- */
+
+static i64 terms_of(const tensor *y) { return y->src[1]->n[y->op == OP_MATMUL ? 0 : 1]; }
+static bool is_thin(const tensor *y)
+{
+    return terms_of(y) <= PAIR_TERMS && y->src[1]->type == F32 && y->src[1]->lay == LAYOUT_ROWS && tensor_contiguous(y->src[1]);
+}
+static bool may_pair(const tensor *y)
+{
+    bool floats = y->op == OP_MATMUL ? y->arg.i[0] : y->op == OP_MATMUL_X;
+    return floats && y->type == F32 && !y->src[2] && !y->src[5] && y->src[0]->type == F32 && op_is_2d(y->src[1]);
+}
+
+void matmul_pairs(graph *g, tensor *const *roots, int n_roots)
+{
+    i32 *uses = mem_array(i32, g->n);
+    if (!uses) {
+        graph_bad(g, ERR_NOMEM, "out of memory while planning");
+        return;
+    }
+    for (int i = 0; i < n_roots; i++) uses[roots[i]->id]++;
+    for (usize i = 0; i < g->n; i++) {
+        const tensor *t = g->nodes[i];
+        for (int s = 0; s < 6; s++)
+            if (t->src[s]) uses[t->src[s]->id]++;
+        if (t->base) uses[t->base->id]++;
+    }
+    for (usize i = 0; i < g->n; i++) {
+        tensor *y = g->nodes[i], *in = y->src[3];
+        if (!may_pair(y) || !in || in->op != y->op || !may_pair(in) || uses[in->id] != 1 || in->flags & (T_KEEP | T_PARAM)) continue;
+        if (!is_thin(y) && !is_thin(in)) continue;
+        const tensor *thin = is_thin(y) ? y : in, *whole = is_thin(y) ? in : y;
+        tensor *src[6] = {whole->src[0], whole->src[1], NULL, in->src[3], thin->src[0], thin->src[1]};
+        memcpy(y->src, src, sizeof src);
+        for (int s = 0; s < 6; s++) in->src[s] = s < 2 ? in->src[s] : NULL; /* its plus has one reader as before */
+    }
+    mem_free(uses);
+}
+
+static double pair_at(const tensor *y, i64 n, i64 r)
+{
+    const tensor *x = y->src[4], *w = y->src[5];
+    double sum = 0;
+    for (i64 i = 0; w && i < x->n[0]; i++)
+        sum += ref_get(x, i, r, 0, 0) * (y->op == OP_MATMUL ? ref_get(w, i, n, 0, 0) : ref_get(w, n, i, 0, 0));
+    return sum;
+}
+
 /* one row of w is decoded once and serves every row of the batch that uses its matrix */
 void matmul_ref(const tensor *y)
 {
@@ -97,7 +148,7 @@ void matmul_ref(const tensor *y)
                 if (slot_of(slot, r) != s) continue;
                 if (!decoded) ref_weight_row(w, n, s, row);
                 decoded = true;
-                double sum = plus ? ref_get(plus, n, r, 0, 0) : 0;
+                double sum = (plus ? ref_get(plus, n, r, 0, 0) : 0) + pair_at(y, n, r);
                 for (i64 i = 0; i < k; i++) sum += row[i] * ref_get(x, i, r, 0, 0);
                 ref_set(y, n, r, 0, 0, sum);
             }
@@ -122,7 +173,7 @@ void matmul_x_ref(const tensor *y)
                     for (i64 i = 0; i < k; i++) sum[r * k + i] += row[i] * d;
                 }
             }
-        EACH(y) ref_set(y, i0, i1, i2, i3, sum[i1 * k + i0] + (plus ? ref_get(plus, i0, i1, i2, i3) : 0));
+        EACH(y) ref_set(y, i0, i1, i2, i3, sum[i1 * k + i0] + (plus ? ref_get(plus, i0, i1, i2, i3) : 0) + pair_at(y, i0, i1));
     } else {
         ref_nan(y);
     }

@@ -179,6 +179,8 @@ static err plan_make(plan *p, tensor *const *roots, int n_roots)
 {
     TRY(graph_error(p->g));
     TRY(check_roots(p->g, roots, n_roots));
+    matmul_pairs(p->g, roots, n_roots);
+    TRY(graph_error(p->g));
     TRY(order_nodes(p, roots, n_roots));
     for (int i = 0; i < p->n_order; i++)
         if (!p->be->can(p->be, p->order[i])) {

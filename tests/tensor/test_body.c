@@ -619,6 +619,58 @@ static void test_attend(void **state)
     check_attend((attend_case){128, 6, 64, 20, F16, 37, 1200, 0});
     check_attend((attend_case){5000, 2, 4, 2, F16, 1, 7, 0});
 }
+/* training: rows together and each alone, every level; more heads than a block has; true to what softmax is */
+static void test_attend_train(void **state)
+{
+    (void)state;
+    static const struct {
+        int hd, n_q, rows;
+        i32 first, end; /* of the first row; each later one sees 0 to 3 more */
+        float softcap;
+    } all[] = {{64, 3, 16, 0, 1, 0},   {64, 3, 13, 5, 200, 0}, {16, 1, 7, 3, 62, 0}, {128, 2, 20, 0, 30, 0},
+               {256, 4, 12, 2, 90, 20}, {64, 100, 1, 0, 77, 0}, {32, 1, 1, 0, 1, 5}};
+    for (usize i = 0; i < COUNT_OF(all); i++) {
+        const int hd = all[i].hd, n_q = all[i].n_q, rows = all[i].rows;
+        attend_case c = {hd, n_q, 1, 400, F32, all[i].first, all[i].end, all[i].softcap};
+        i64 size = (i64)hd * n_q;
+        float *q = normals(size * rows, 1), *k = normals(400 * hd, 1), *v = normals(400 * hd, 1), scale = 1.5f / sqrtf((float)hd);
+        float *y = floats(size * rows), *z = floats(size * rows), *lse = floats(n_q * rows), *other = floats(n_q * rows), *first = floats(size * rows);
+        double *want = mem_array(double, hd), want_lse;
+        i32 ends[20];
+        cache m = cache_make(&c, k, v, true);
+        for (int r = 0; r < rows; r++) ends[r] = r ? ends[r - 1] + (i32)(rng_u64(&dice) % 4) : c.end;
+        for (int l = 0; l < n_levels; l++) {
+            i64 most = ends[rows - 1] - c.first;
+            float *score = floats((most + 15) / 16 * 16 * n_q * rows);
+            attend_row a = {.q = q, .k = m.k, .v = m.v, .k_stride = m.stride, .v_stride = m.stride, .type = F32, .first = c.first,
+                            .end = ends[rows - 1], .hd = hd, .n_q = n_q, .scale = scale, .softcap = c.softcap, .y = y, .lse = lse,
+                            .score = score, .n_rows = rows, .ends = ends, .train = true};
+            levels[l].attend(&a);
+            assert_true(score[(most + 15) / 16 * 16 * n_q * rows] == GUARD);
+            for (int r = 0; r < rows; r++) {
+                attend_row one = a;
+                one.q += r * size, one.y = z + r * size, one.lse = other + r * n_q, one.n_rows = r % 2, one.end = ends[r];
+                one.ends = &ends[r];
+                levels[l].attend(&one);
+            }
+            same_bits(y, z, size * rows + 1, "rows of training's attention", l);
+            same_bits(lse, other, n_q * rows + 1, "their lse", l);
+            if (l) same_bits(first, y, size * rows, "training's attention", l);
+            memcpy(first, y, sizeof *y * (usize)(size * rows));
+            mem_free(score);
+        }
+        for (int r = 0; r < rows; r++)
+            for (int h = 0; h < n_q; h++) {
+                attend_case row = c;
+                row.end = ends[r];
+                attend_true(&row, q + r * size + h * hd, k, v, scale, want, &want_lse);
+                is_near(lse[r * n_q + h], want_lse, 1e-6, 2e-6, "lse of training", (double)row.end);
+                for (int d = 0; d < hd; d++) is_near(y[r * size + h * hd + d], want[d], 0, 3e-6, "training's attention", (double)d);
+            }
+        cache_free(m);
+        mem_free(q), mem_free(k), mem_free(v), mem_free(y), mem_free(z), mem_free(lse), mem_free(other), mem_free(want), mem_free(first);
+    }
+}
 static void test_attend_nothing(void **state)
 {
     (void)state;
@@ -641,6 +693,6 @@ int main(void)
         cmocka_unit_test(test_act_special), cmocka_unit_test(test_act_grad),      cmocka_unit_test(test_dot),
         cmocka_unit_test(test_norm),        cmocka_unit_test(test_softmax),       cmocka_unit_test(test_rope),
         cmocka_unit_test(test_from_16),     cmocka_unit_test(test_to_f16),        cmocka_unit_test(test_gemm),
-        cmocka_unit_test(test_attend),      cmocka_unit_test(test_attend_nothing)};
+        cmocka_unit_test(test_attend),      cmocka_unit_test(test_attend_train),  cmocka_unit_test(test_attend_nothing)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -219,8 +219,7 @@ static void values(const attend_row *a, i64 n, i64 n_pad)
 }
 
 /* ---- training ------------------------------------------------------------------------------------------------------------
- * Where the gradient wants lse, many rows come together and pages do not: keys are turned so that a lane is a key, as in the
- * gradient below. The same tiles and sums of values as above; a score is one sum in the order of the head, and weights are
+ * Many rows come together and pages do not: keys are turned so that a lane is a key, as in the gradient below. The same tiles and sums of values as above; a score is one sum in the order of the head, and weights are
  * divided by their sum at the end. What a row does not see has weight zero and adds nothing. */
 
 enum { TRAIN_HEAD = 256 };
@@ -228,7 +227,7 @@ static void turn(const float *from, i64 stride, int n_keys, i64 hd, float *to);
 
 static bool for_training(const attend_row *a)
 {
-    return a->lse && a->type == F32 && !a->pages && a->hd % 16 == 0 && a->hd <= TRAIN_HEAD;
+    return a->train && a->type == F32 && !a->pages && a->hd % 16 == 0 && a->hd <= TRAIN_HEAD;
 }
 
 /* one head's scores, of n keys seen and n_pad there, to weights that are not divided yet; returns 1 / their sum */
@@ -249,7 +248,7 @@ static float open_weights(const attend_row *a, float *s, i64 n, i64 n_pad, float
     if (shift - shift != 0) shift = 0; /* as row_shift */
     double sum = row_exp(s, s, shift, n);
     for (i64 j = n; j < n_pad; j++) s[j] = 0;
-    *lse = (float)((double)shift + log(sum));
+    if (lse) *lse = (float)((double)shift + log(sum));
     return (float)(1 / sum);
 }
 
@@ -275,7 +274,7 @@ static void attend_train(const attend_row *a, i64 n, i64 n_pad)
                  a->hd, true};
         mix_all(&m, (int)(to - from) * a->n_q, (keys + 15) / 16 * 16);
     }
-    for (i64 c = 0; c < columns; c++) by[c] = open_weights(a, a->score + c * n_pad, row_keys(a, c / a->n_q), n_pad, a->lse + c);
+    for (i64 c = 0; c < columns; c++) by[c] = open_weights(a, a->score + c * n_pad, row_keys(a, c / a->n_q), n_pad, a->lse ? a->lse + c : NULL);
     memset(a->y, 0, sizeof *a->y * (usize)(a->hd * columns));
     for (i64 i = 0; i < n; i += tile) {
         rows_seeing(a, i, &from, &to);
@@ -296,11 +295,11 @@ static void attend_rows(const attend_row *a)
         return;
     }
     if (for_training(a)) { /* one row may have any number of heads */
-        for (attend_row b = *a; b.n_q > 0; b.q += GRAD_COLS * a->hd, b.y += GRAD_COLS * a->hd, b.lse += GRAD_COLS) {
-            const int left = b.n_q - GRAD_COLS;
-            if (rows_of(a) == 1) b.n_q = (int)i64_min(b.n_q, GRAD_COLS);
+        for (int head = 0, some; head < a->n_q; head += some) {
+            attend_row b = *a;
+            some = b.n_q = rows_of(a) == 1 ? (int)i64_min(a->n_q - head, GRAD_COLS) : a->n_q;
+            b.q += head * a->hd, b.y += head * a->hd, b.lse = a->lse ? a->lse + head : NULL;
             attend_train(&b, n, n_pad);
-            b.n_q = rows_of(a) == 1 ? left : 0;
         }
         return;
     }

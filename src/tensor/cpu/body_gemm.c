@@ -243,9 +243,9 @@ static void body_outer(const outer_block *o)
         outer_all(o, true);
 }
 
-static void body_mix(const float *const *rows, i64 n_rows, i64 n, float *mixed)
+static void body_mix(const float *const *rows, i64 n_rows, i64 n, float *mixed, i64 apart)
 {
-    for (i64 row = 0; row < n_rows; row += OUTER_ROWS, mixed += OUTER_ROWS * n) {
+    for (i64 row = 0; row < n_rows; row += OUTER_ROWS, mixed += OUTER_ROWS * apart) {
         const float *in[OUTER_ROWS];
         for (i64 i = 0; i < OUTER_ROWS; i++) in[i] = rows[i64_min(row + i, n_rows - 1)];
         i64 s = 0;

@@ -54,6 +54,7 @@ typedef struct { /* query rows that see keys from one position on, all heads of 
     float       *score;                     /* scratch [end-first rounded up to 16, n_q, rows] */
     int          n_rows;                    /* 0: one row */
     const i32   *ends;                      /* [n_rows] of each row, in (first, end]; not read of one row */
+    bool         train;                     /* sums in the order of body_attend.c's part on training, where it can: F32, no pages */
 } attend_row;
 
 enum { OUTER_ROWS = 6, OUTER_LANES = 16 }; /* a tile: as many rows as registers hold; a panel's width */
@@ -103,7 +104,7 @@ typedef struct kern {
      * and a sum rounded on their own: the same bits for any tile and level. A multiply-add in one instruction would give other
      * bits and no speed where, as on Zen, multiplications and additions have ports of their own. */
     void  (*outer)(const outer_block *);
-    void  (*mix)(const float *const *rows, i64 n_rows, i64 n, float *mixed); /* rows [n] to groups [OUTER_ROWS, n]; what pads the last one is anything */
+    void  (*mix)(const float *const *rows, i64 n_rows, i64 n, float *mixed, i64 apart); /* rows [n] to groups [OUTER_ROWS, n], `apart` steps from one to the next; what pads the last one is anything */
     void  (*turn)(const float *rows, i64 stride, i64 n, float *panel); /* 16 rows of n -> [16, n] */
     /* body_decode.c: values [k_from, k_from + n), whole blocks, of the 8 rows of a group; row i to dst + i * stride. The bits of
      * weight_decode */

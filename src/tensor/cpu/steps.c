@@ -228,7 +228,8 @@ static void attend_item(const tensor *t, const cpu_run *r, i64 c, int n_rows, i6
                     .lse = lse && n_rows > 1 ? some_lse : lse,
                     .score = (void *)r->own,
                     .n_rows = n_rows,
-                    .ends = ends};
+                    .ends = ends,
+                    .train = t->arg.i[4]};
     for (i64 i = 0; n_rows > 1 && i < n_rows; i++) {
         ends[i] = row_sees(t, c + i).end;
         a.end = ends[i] > a.end ? ends[i] : a.end;

@@ -75,12 +75,12 @@ static void run_lm_loss(const step *s, const cpu_run *r)
         i64 rows = i64_min(chunk, live - c);
         float_rows some = {x->data, x->stride[1] / 4, list + c};
         if (c) meet(r); /* the chunk before is read no more */
-        product_y(r, scratch, w, 0, some, (float_rows){0}, logits, area_of(r, n, OUTER_LANES, rows, OUTER_ROWS, cost));
+        product_y(r, scratch, w, 0, some, (float_pair){.w = NULL}, (float_rows){0}, logits, area_of(r, n, OUTER_LANES, rows, OUTER_ROWS, cost));
         meet(r);
         row_losses(t, r, list + c, rows, logits.base);
         if (grad) meet(r);
         if (dx)
-            product_x(r, scratch, w, 0, logits, (float_rows){0}, (float_rows){dx, k, list + c},
+            product_x(r, scratch, w, 0, logits, (float_pair){.w = NULL}, (float_rows){0}, (float_rows){dx, k, list + c},
                       area_of(r, k, k_unit(w), rows, OUTER_ROWS, cost));
         if (dw) product_w(r, scratch, some, logits, rows, dw, k, c > 0, all);
     }
@@ -98,7 +98,7 @@ bool step_choose_lm_loss(cpu_plan *cp, tensor *t, step_pair *p)
         return false;
     p->main.run = run_lm_loss;
     p->main.at = (sizeof(i32) * (usize)x->n[1] + 63) / 64 * 64;
-    p->per_thread = p->main.at + product_scratch(i64_max(x->n[0], w->n[1]), BLOCK);
+    p->per_thread = p->main.at + product_scratch(i64_max(x->n[0], w->n[1]), BLOCK, 0);
     p->shared = sizeof(float) * (usize)(chunk_of(t) * w->n[1]);
     cp->quantised = NULL; /* its rows lie where the logits will */
     return true;

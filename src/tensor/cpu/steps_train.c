@@ -38,14 +38,18 @@ static i64 piece_of(i64 n, i64 unit) /* terms of a piece: as many as others, in 
     i64 pieces = i64_max(1, (n + most_terms(unit) - 1) / most_terms(unit));
     return (n + pieces * unit - 1) / (pieces * unit) * unit;
 }
+static i64 room_of(i64 n_terms, i64 n_pair) { return i64_min(n_terms, BLOCK) + n_pair; }
 static i64 whole_panels(i64 n) { return (i64_min(n, WIDE) + OUTER_LANES - 1) / OUTER_LANES * OUTER_LANES; }
-usize product_scratch(i64 n_panel, i64 n_terms)
+usize product_scratch(i64 n_panel, i64 n_terms, i64 n_pair)
 {
-    return sizeof(float) * (usize)((whole_panels(n_panel) + NEAR_ROWS) * i64_min(n_terms, BLOCK) + OUTER_LANES * BLOCK);
+    return sizeof(float) * (usize)((whole_panels(n_panel) + NEAR_ROWS) * room_of(n_terms, n_pair) + OUTER_LANES * BLOCK);
 }
 /* scratch: OUTER_LANES rows of BLOCK, NEAR_ROWS times as many terms as a piece has, panels */
 static float *mixed_of(float *scratch) { return scratch + OUTER_LANES * BLOCK; }
-static float *panels_of(float *scratch, i64 n_terms) { return mixed_of(scratch) + NEAR_ROWS * i64_min(n_terms, BLOCK); }
+static float *panels_of(float *scratch, i64 n_terms, i64 n_pair)
+{
+    return mixed_of(scratch) + NEAR_ROWS * room_of(n_terms, n_pair);
+}
 
 static float *row_at(float_rows f, i64 i) { return f.base + f.stride * (f.list ? f.list[i] : i); }
 
@@ -93,68 +97,100 @@ static float_rows with_zeros(float_rows from, i64 some, i64 n, float *dst)
     return (float_rows){dst, BLOCK, NULL};
 }
 
-/* Rows [from, to) of y, values [y_at, y_at + n): terms [a_at, a_at + n_steps) of rows a. Their terms are copied: as they lie, at
- * distances that often are powers of two, they would push each other out of the first-level cache. */
-static void meet_rows(const cpu_run *r, float *scratch, outer_block o, float_rows a, i64 a_at, float_rows plus, float_rows y,
-                      i64 y_at, i64 from, i64 to)
+typedef struct { /* what rows bring: terms [at, at + n) of a, behind them those of a thin pair */
+    float_rows a;
+    i64        at, n;
+    float_rows pair;
+    i64        n_pair;
+} terms;
+
+/* Rows [from, to) of y, values [y_at, y_at + n). The terms of rows are copied: as they lie, at distances that often are powers of
+ * two, they would push each other out of the first-level cache. */
+static void meet_rows(const cpu_run *r, float *scratch, outer_block o, const terms *t, float_rows plus, float_rows y, i64 y_at,
+                      i64 from, i64 to)
 {
-    const float *terms[NEAR_ROWS], *add[NEAR_ROWS];
-    float *out[NEAR_ROWS];
-    o.y = out, o.plus = plus.base ? add : NULL;
+    const float *rows[NEAR_ROWS], *pair[NEAR_ROWS], *add[NEAR_ROWS];
+    float *out[NEAR_ROWS], *mixed = mixed_of(scratch);
+    o.y = out, o.plus = plus.base ? add : NULL, o.n_steps = t->n + t->n_pair;
     for (i64 i = from; i < to; i += NEAR_ROWS) {
         o.n_rows = i64_min(NEAR_ROWS, to - i);
         for (i64 j = 0; j < o.n_rows; j++) {
-            terms[j] = row_at(a, i + j) + a_at, out[j] = row_at(y, i + j) + y_at;
+            rows[j] = row_at(t->a, i + j) + t->at, out[j] = row_at(y, i + j) + y_at;
             if (o.plus) add[j] = row_at(plus, i + j) + y_at;
+            if (t->n_pair) pair[j] = row_at(t->pair, i + j);
         }
-        if (o.n <= THIN)
-            o.a = terms;
-        else
-            r->k->mix(terms, o.n_rows, o.n_steps, mixed_of(scratch)), o.mixed = mixed_of(scratch);
+        if (o.n <= THIN && !t->n_pair) {
+            o.a = rows;
+        } else {
+            r->k->mix(rows, o.n_rows, t->n, mixed, o.n_steps), o.mixed = mixed;
+            if (t->n_pair) r->k->mix(pair, o.n_rows, t->n_pair, mixed + t->n * OUTER_ROWS, o.n_steps);
+        }
         r->k->outer(&o);
     }
 }
 
-void product_y(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows x, float_rows plus, float_rows y, area me)
+/* terms [at, at + steps) of OUTER_LANES weights from row n on, transposed into steps of a panel */
+static void turn_rows(const cpu_run *r, float *scratch, const tensor *w, i64 slot, i64 n, i64 some, i64 at, i64 steps, float *panel)
 {
-    float *panels = panels_of(scratch, w->n[0]);
+    float_rows from = part_of_rows(r, w, slot, n, some, at, steps, scratch);
+    if (some < OUTER_LANES) from = with_zeros(from, some, steps, scratch);
+    r->k->turn(from.base, from.stride, steps, panel);
+}
+
+void product_y(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows x, float_pair pair, float_rows plus,
+               float_rows y, area me)
+{
+    float *panels = panels_of(scratch, w->n[0], pair.w ? pair.w->n[0] : 0);
     const i64 piece = piece_of(w->n[0], k_unit(w));
     if (me.b_to <= me.b_from) return;
     for (i64 n = me.a_from; n < me.a_to; n += WIDE)
         for (i64 at = 0; at < w->n[0]; at += piece) {
-            i64 rows = i64_min(WIDE, me.a_to - n), steps = i64_min(piece, w->n[0] - at);
+            i64 rows = i64_min(WIDE, me.a_to - n);
+            terms t = {.a = x, .at = at, .n = i64_min(piece, w->n[0] - at), .pair = pair.x};
+            if (pair.w && at + piece >= w->n[0]) t.n_pair = pair.w->n[0];
             for (i64 i = 0; i < rows; i += OUTER_LANES) {
                 i64 some = i64_min(OUTER_LANES, rows - i);
-                float_rows from = part_of_rows(r, w, slot, n + i, some, at, steps, scratch);
-                if (some < OUTER_LANES) from = with_zeros(from, some, steps, scratch);
-                r->k->turn(from.base, from.stride, steps, panels + i * steps);
+                float *panel = panels + i * (t.n + t.n_pair);
+                turn_rows(r, scratch, w, slot, n + i, some, at, t.n, panel);
+                if (t.n_pair) turn_rows(r, scratch, pair.w, 0, n + i, some, 0, t.n_pair, panel + t.n * OUTER_LANES);
             }
-            meet_rows(r, scratch, (outer_block){.b = panels, .n_steps = steps, .n = rows}, x, at, at ? y : plus, y, n, me.b_from,
-                      me.b_to);
+            meet_rows(r, scratch, (outer_block){.b = panels, .n = rows}, &t, at ? y : plus, y, n, me.b_from, me.b_to);
         }
 }
 
-void product_x(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows dy, float_rows plus, float_rows dx,
-               area me)
+/* values [at, at + wide) of rows [n, n + steps) of w become steps of panels of n_steps, from `panels` on */
+static void rows_into_panels(const cpu_run *r, float *scratch, const tensor *w, i64 slot, i64 n, i64 steps, i64 at, i64 wide,
+                             float *panels, i64 n_steps)
 {
-    float *panels = panels_of(scratch, w->n[1]);
-    const i64 piece = piece_of(w->n[1], OUTER_LANES), most = most_terms(k_unit(w));
+    const i64 most = most_terms(k_unit(w));
+    for (i64 s = 0; s < steps; s += OUTER_LANES)
+        for (i64 part_at = 0; part_at < wide; part_at += most) {
+            i64 some = i64_min(OUTER_LANES, steps - s), next = i64_min(OUTER_LANES, steps - s - some),
+                k = i64_min(most, wide - part_at);
+            float_rows from = part_of_rows(r, w, slot, n + s, some, at + part_at, k, scratch);
+            for (i64 j = 0; j < some; j++) {
+                if (w->type == F32 && j < next) fetch_soon(row_at(from, j + some), k);
+                into_panels(panels + part_at * n_steps, n_steps, s + j, row_at(from, j), k);
+            }
+        }
+}
+
+void product_x(const cpu_run *r, float *scratch, const tensor *w, i64 slot, float_rows dy, float_pair pair, float_rows plus,
+               float_rows dx, area me)
+{
+    float *panels = panels_of(scratch, w->n[1], pair.w ? pair.w->n[1] : 0);
+    const i64 piece = piece_of(w->n[1], OUTER_LANES);
     if (me.b_to <= me.b_from) return;
     for (i64 at = me.a_from; at < me.a_to; at += WIDE)
         for (i64 n = 0; n < w->n[1]; n += piece) {
-            i64 wide = i64_min(WIDE, me.a_to - at), steps = i64_min(piece, w->n[1] - n);
-            for (i64 s = 0; s < steps; s += OUTER_LANES)
-                for (i64 part_at = 0; part_at < wide; part_at += most) {
-                    i64 some = i64_min(OUTER_LANES, steps - s), next = i64_min(OUTER_LANES, steps - s - some),
-                        k = i64_min(most, wide - part_at);
-                    float_rows from = part_of_rows(r, w, slot, n + s, some, at + part_at, k, scratch);
-                    for (i64 j = 0; j < some; j++) {
-                        if (w->type == F32 && j < next) fetch_soon(row_at(from, j + some), k);
-                        into_panels(panels + part_at * steps, steps, s + j, row_at(from, j), k);
-                    }
-                }
-            meet_rows(r, scratch, (outer_block){.b = panels, .n_steps = steps, .n = wide}, dy, n, n ? dx : plus, dx, at,
-                      me.b_from, me.b_to);
+            i64 wide = i64_min(WIDE, me.a_to - at);
+            terms t = {.a = dy, .at = n, .n = i64_min(piece, w->n[1] - n), .pair = pair.x};
+            if (pair.w && n + piece >= w->n[1]) t.n_pair = pair.w->n[1];
+            const i64 all = t.n + t.n_pair;
+            rows_into_panels(r, scratch, w, slot, n, t.n, at, wide, panels, all);
+            if (t.n_pair)
+                rows_into_panels(r, scratch, pair.w, 0, 0, t.n_pair, at, wide, panels + t.n * OUTER_LANES, all);
+            meet_rows(r, scratch, (outer_block){.b = panels, .n = wide}, &t, n ? dx : plus, dx, at, me.b_from, me.b_to);
         }
 }
 
@@ -173,7 +209,7 @@ static void mix_columns(float *mixed, float_rows dy, i64 from, i64 steps, i64 n,
 
 void product_w(const cpu_run *r, float *scratch, float_rows x, float_rows dy, i64 n_rows, float *dw, i64 k, bool add, area me)
 {
-    float *panels = panels_of(scratch, n_rows), *mixed = mixed_of(scratch), *out[NEAR_ROWS];
+    float *panels = panels_of(scratch, n_rows, 0), *mixed = mixed_of(scratch), *out[NEAR_ROWS];
     const i64 piece = piece_of(n_rows, 1);
     if (me.b_to <= me.b_from) return;
     for (i64 at = me.a_from; at < me.a_to; at += WIDE)
@@ -214,6 +250,7 @@ static i64 list_rows(const tensor *slot, i64 which, i32 *list)
 static void run_product(const step *s, const cpu_run *r)
 {
     const tensor *y = s->t, *x = y->src[0], *w = y->src[1], *slot = y->src[2], *plus = y->src[3];
+    const float_pair pair = y->src[5] ? (float_pair){rows_of(y->src[4], NULL), y->src[5]} : (float_pair){.w = NULL};
     const i64 m = y->n[1], n_slots = slot ? w->n[2] : 1, unit = y->op == OP_MATMUL ? OUTER_LANES : k_unit(w);
     i32 *list = slot ? (i32 *)(void *)r->own : NULL; /* [m] */
     float *scratch = (float *)(void *)(r->own + s->at);
@@ -225,7 +262,7 @@ static void run_product(const step *s, const cpu_run *r)
         i64 rows = slot ? list_rows(slot, i, list) : m;
         area me = area_of(r, y->n[0], unit, rows, OUTER_ROWS, w->type == F32 ? 2 : DECODE_COST);
         if (rows)
-            (y->op == OP_MATMUL ? product_y : product_x)(r, scratch, w, i, rows_of(x, list),
+            (y->op == OP_MATMUL ? product_y : product_x)(r, scratch, w, i, rows_of(x, list), pair,
                                                          plus ? rows_of(plus, NULL) : (float_rows){0}, rows_of(y, list), me);
     }
 }
@@ -255,9 +292,10 @@ bool step_choose_train(tensor *t, step_pair *p)
     const tensor *x = t->src[0], *w = t->src[1], *slot = t->src[2];
     if (t->type != F32 || !floats_in_rows(x) || !(t->op == OP_MATMUL_W ? floats_in_rows(w) : train_weight(w))) return false;
     if (t->src[3] && !floats_in_rows(t->src[3])) return false;
+    if (t->src[4] && !floats_in_rows(t->src[4])) return false;
     p->main.run = t->op == OP_MATMUL_W ? run_product_w : run_product;
     p->main.at = slot ? (sizeof(i32) * (usize)x->n[1] + 63) / 64 * 64 : 0;
     p->main.alone = (double)t->n[0] * (double)t->n[1] * (double)(t->op == OP_MATMUL_W ? x->n[1] : x->n[0]) <= 16384;
-    p->per_thread = p->main.at + (t->op == OP_MATMUL_W ? product_scratch(t->n[0], x->n[1]) : product_scratch(t->n[0], x->n[0]));
+    p->per_thread = p->main.at + product_scratch(t->n[0], t->op == OP_MATMUL_W ? x->n[1] : x->n[0], t->src[4] ? t->src[4]->n[0] : 0);
     return true;
 }
