@@ -144,6 +144,11 @@ void    graph_grad(graph *, tensor *loss);                            /* loss [1
  * between the passes. Not a bit of any result changes. */
 void    graph_recompute(graph *, tensor *const *boundaries, int n, int keep_last);
 
+/* AdamW on n values: g by scale, p by keep, m += (g - m) first, v = v second + second_rest g^2, p -= size m / (sqrt(v) / root + eps) */
+typedef struct { float scale, keep, first, second, second_rest, size, root, eps; } adam_rule;
+void    adam_update(float *p, float *m, float *v, const float *g, i64 n, const adam_rule *);
+double  sum_of_squares(const float *x, i64 n);
+
 /* ---- plan and run ------------------------------------------------------------------------------------------------------ */
 typedef struct backend backend;
 err   backend_cpu(backend **, pool *);      /* kernels by cpu_now() at this moment; the pool is borrowed */

@@ -38,21 +38,15 @@ typedef struct {
     float *p, *m, *v;
     const float *g;
     i64 n;
-    float keep, size, eps, root, scale; /* 1 - lr wd; lr / bc1; eps; sqrt(bc2); of the gradient */
+    adam_rule rule;
 } update;
 
 static void update_part(void *ctx, int thread, int n_threads)
 {
     const update *u = ctx;
-    const float b1 = (float)(1 - BETA1), b2 = (float)BETA2, c2 = (float)(1 - BETA2);
     i64 from, to;
     part(u->n, thread, n_threads, &from, &to);
-    for (i64 i = from; i < to; i++) {
-        float g = u->g[i] * u->scale, p = u->p[i] * u->keep;
-        float m = u->m[i] + (g - u->m[i]) * b1, v = u->v[i] * b2 + c2 * g * g;
-        u->m[i] = m, u->v[i] = v;
-        u->p[i] = p - u->size * (m / (sqrtf(v) / u->root + u->eps));
-    }
+    adam_update(u->p + from, u->m + from, u->v + from, u->g + from, to - from, &u->rule);
 }
 
 static bool decays(const trained *t) /* not biases and norms */
@@ -67,9 +61,15 @@ void adamw_step(adamw *o, pool *threads, const float *const *grad, double lr, do
     for (usize i = 0; i < o->set->n; i++) {
         const trained *t = &o->set->t[i];
         double rate = t->kind == TRAIN_B && lora_plus > 0 ? lr * lora_plus : lr;
-        update u = {.p = t->data, .m = o->m[i], .v = o->v[i], .g = grad[i], .n = size_of(t), .scale = (float)scale};
-        u.keep = decays(t) ? (float)(1 - rate * decay) : 1;
-        u.size = (float)(rate / bc1), u.eps = (float)EPS, u.root = (float)sqrt(bc2);
+        update u = {.p = t->data, .m = o->m[i], .v = o->v[i], .g = grad[i], .n = size_of(t)};
+        u.rule = (adam_rule){.scale = (float)scale,
+                             .keep = decays(t) ? (float)(1 - rate * decay) : 1,
+                             .first = (float)(1 - BETA1),
+                             .second = (float)BETA2,
+                             .second_rest = (float)(1 - BETA2),
+                             .size = (float)(rate / bc1),
+                             .root = (float)sqrt(bc2),
+                             .eps = (float)EPS};
         pool_run(threads, update_part, &u);
     }
 }
@@ -86,9 +86,7 @@ static void squares_part(void *ctx, int thread, int n_threads)
     i64 from, to;
     part((s->n + PIECE - 1) / PIECE, thread, n_threads, &from, &to);
     for (i64 k = from; k < to; k++) {
-        double sum = 0;
-        for (i64 i = k * PIECE, end = i64_min(i + PIECE, s->n); i < end; i++) sum += (double)s->g[i] * (double)s->g[i];
-        s->sum[k] = sum;
+        s->sum[k] = sum_of_squares(s->g + k * PIECE, i64_min(PIECE, s->n - k * PIECE));
     }
 }
 

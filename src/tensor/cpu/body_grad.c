@@ -128,8 +128,41 @@ static void dropout_row(float *y, const float *x, i64 n, u32 index, const dropou
     }
 }
 
+/* ---- the optimizer: one reading of what is in memory, and no sum that waits for the one before it ---- */
+static double squares_row(const float *x, i64 n) { return moment(x, n, 0, true); }
+
+INLINE vf root(vf x)
+{
+#if W == 16
+    return (vf)_mm512_sqrt_ps((__m512)x);
+#elif W == 8
+    return (vf)_mm256_sqrt_ps((__m256)x);
+#else
+    return (vf)_mm_sqrt_ps((__m128)x);
+#endif
+}
+static void adam_rows(float *p, float *m, float *v, const float *g, i64 n, const adam_rule *r)
+{
+    const adam_rule a = *r;
+    for (i64 i = 0; i < n; i += W) {
+        const bool whole = i + W <= n;
+        const i64 some = n - i;
+        vf slope = (whole ? load(g + i) : load_some(g + i, some)) * a.scale;
+        vf mean = whole ? load(m + i) : load_some(m + i, some), square = whole ? load(v + i) : load_some(v + i, some);
+        vf value = (whole ? load(p + i) : load_some(p + i, some)) * a.keep;
+        mean = mean + (slope - mean) * a.first;
+        square = square * a.second + a.second_rest * slope * slope;
+        value = value - a.size * (mean / (root(square) / a.root + a.eps));
+        if (whole)
+            store(m + i, mean), store(v + i, square), store(p + i, value);
+        else
+            store_some(m + i, mean, some), store_some(v + i, square, some), store_some(p + i, value, some);
+    }
+}
+
 void BODY(kern_body_grad)(kern *k)
 {
+    k->squares = squares_row, k->adam = adam_rows;
     k->sum = sum_row, k->norm_stat = norm_stat_row, k->norm_x = norm_x_row, k->norm_w = norm_w_row;
     k->softmax_grad = softmax_grad_row, k->dropout = dropout_row;
 }

@@ -96,6 +96,8 @@ typedef struct kern {
     void  (*norm_x)(float *dx, const float *x, const float *dy, const float *w, i64 n, int kind, float eps); /* w may be NULL */
     void  (*norm_w)(float *dw, const float *x, const float *dy, const norm_stat *, i64 n); /* dw += dy h; any part of a row */
     void  (*softmax_grad)(float *dx, const float *y, const float *dy, i64 n);
+    double (*squares)(const float *x, i64 n);                        /* sum of x^2 */
+    void  (*adam)(float *p, float *m, float *v, const float *g, i64 n, const adam_rule *);
     void  (*dropout)(float *y, const float *x, i64 n, u32 index, const dropout_rule *); /* index + n <= 2^32 */
     /* body_gemm.c: y[c*y_stride + r] = <w_r, x_c> in 16 partial sums over k, added in a fixed order: the same bits for any
      * n_rows, n_cols; strides in floats; k any */
