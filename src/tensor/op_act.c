@@ -52,7 +52,7 @@ void glu_grad(graph *g, tensor *y, tensor *dy, tensor **dx)
 {
     tensor *gate = y->src[0], *up = y->src[1];
     if (dx[0]) dx[0] = op_call(g, OP_ACT_GRAD, y->arg, gate, mul(g, dy, up), NULL);
-    if (dx[1]) dx[1] = mul(g, dy, act(g, gate, (act_kind)y->arg.i[0]));
+    if (dx[1]) dx[1] = glu(g, gate, dy, (act_kind)y->arg.i[0]);
 }
 void glu_ref(const tensor *y)
 {

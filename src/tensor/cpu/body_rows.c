@@ -87,10 +87,17 @@ INLINE vf v_bell(vf x, float by) /* sigmoid'(by x) = e / (1 + e)^2, e = exp(-|by
     vf e = v_exp(absolute(x) * -by), d = e + 1.0f;
     return e / (d * d);
 }
+INLINE vf v_sigmoid_bell(vf x, vf *bell) /* both of one exp and one division */
+{
+    vf e = v_exp(-absolute(x)), r = 1.0f / (e + 1.0f);
+    *bell = e * r * r;
+    return pick(x < 0.0f, e * r, r);
+}
 INLINE vf v_silu_grad(vf x, vf dy)
 {
     x = v_cut(x);
-    return dy * (v_sigmoid(x) + x * v_bell(x, 1));
+    vf bell, sigmoid = v_sigmoid_bell(x, &bell);
+    return dy * (sigmoid + x * bell);
 }
 INLINE vf v_gelu_grad(vf x, vf dy)
 {
@@ -102,7 +109,8 @@ INLINE vf v_gelu_tanh_grad(vf x, vf dy)
 {
     x = v_cut(x);
     vf u = (x + x * x * x * TANH_B) * TANH_A, du = (x * x * (3 * TANH_B) + 1.0f) * TANH_A;
-    return dy * (v_sigmoid(u) + x * v_bell(u, 1) * du);
+    vf bell, sigmoid = v_sigmoid_bell(u, &bell);
+    return dy * (sigmoid + x * bell * du);
 }
 INLINE vf v_relu_grad(vf x, vf dy) { return (vf)((x > 0.0f) & (vi)dy); }
 INLINE vf v_tanh_grad(vf x, vf dy) { return dy * (v_bell(x, 2) * 4.0f); }
