@@ -67,7 +67,7 @@ err  extract_answer(collection *, const units *, const hits *, int sentences, an
 /* ---- what a model says without writing (likely.c) -------------------------------------------------------------------------------- */
 typedef struct {
     float rise;                             /* of the best unit: mean over the question's tokens of ln p(token | unit) - ln p(token | its title) */
-    float agree;                            /* ln p(yes) - ln p(no) that it states what is asked */
+    float agree;                            /* ln p(yes) - ln p(no) that the best by words and vectors alone states what is asked */
     bool  known;                            /* false: the model could not be asked */
 } judgement;
 /* Of the `most` best units `likely` is ln p(question | unit) per token; their scores change, so that the order of units is by it. */
@@ -107,7 +107,7 @@ typedef struct {
     judgement best;                         /* of the best unit */
     float least, mean;                      /* token log-probabilities */
     float verified, support;                /* share of sentences, mean support of the cited spans */
-    float confirm; bool confirmed, again;   /* ln p(yes) - ln p(no) that the best unit gives the written answer; confirmed: it was asked; again: of the second answer */
+    float confirm; bool confirmed;          /* ln p(yes) - ln p(no) that what is cited or the best unit gives the written answer; confirmed: it was asked */
 } evidence;
 float answerable_with(float before, const evidence *); /* [0,1] */
 typedef struct { const char *document; u32 start, end; bool all; } hidden; /* a place, or a whole document, that is taken for absent */

@@ -24,7 +24,7 @@ static const turn korean[] = {
              "별빛도서관 이용 안내 > 열람실\n열람실 자리는 3시간마다 연장한다.\n\n질문: 빌린 책은 언제까지 "
              "돌려줘야 해요?"},
     {"assistant", "책의 대출 기간은 21일입니다."},
-    {"user", "자료\n[1] 은하수영장 > 이용 요금\n구분: 어른 | 평일: 6,000원 | 주말: 7,500원\n구분: 어린이 | 평일: 3,000원 | 주말: 4,000원\n[2] "
+    {"user", "자료\n[1] 은하수영장 > 이용 요금\n구분 | 평일 | 주말\n어른 | 6,000원 | 7,500원\n어린이 | 3,000원 | 4,000원\n[2] "
              "은하수영장 > 안전\n키가 120 cm보다 작으면 보호자와 함께 들어간다.\n\n질문: 아이가 토요일에 수영하려면 얼마를 "
              "내나요?"},
     {"assistant", "어린이의 주말 요금은 4,000원입니다."},
@@ -38,8 +38,8 @@ static const turn english[] = {
      "back?"},
     {"assistant", "The loan period of a book is 21 days."},
     {"user",
-     "Passages\n[1] Galaxy Pool > Prices\nVisitor: Adult | Weekday: EUR 6.00 | Weekend: EUR 7.50\nVisitor: Child | "
-     "Weekday: EUR 3.00 | Weekend: EUR 4.00\n[2] Galaxy Pool > Safety\nVisitors under 120 cm come with an adult.\n\nQuestion: What does my son pay on a "
+     "Passages\n[1] Galaxy Pool > Prices\nVisitor | Weekday | Weekend\nAdult | EUR 6.00 | EUR 7.50\nChild | EUR 3.00 | EUR "
+     "4.00\n[2] Galaxy Pool > Safety\nVisitors under 120 cm come with an adult.\n\nQuestion: What does my son pay on a "
      "Saturday?"},
     {"assistant", "A child pays EUR 4.00 at the weekend."},
 };

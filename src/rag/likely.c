@@ -125,13 +125,14 @@ static const example examples[] = {
 };
 /* the answers of "no" are what a model writes that takes the nearest figure for an answer */
 static const example answered[] = {
-    {"Passage: 별빛도서관 이용 안내 / 빌리기\n책의 대출 기간은 21일이다.\nQuestion: 빌린 책은 언제까지 돌려줘야 해요?\nAnswer: 21일",
+    {"Passage: 별빛도서관 이용 안내 / 빌리기\n책의 대출 기간은 21일이다.\nQuestion: 빌린 책은 언제까지 돌려줘야 해요?\nAnswer: 21일 "
+     "안에 돌려줘야 합니다.",
      "yes"},
     {"Passage: 별빛도서관 이용 안내 / 빌리기\n책의 대출 기간은 21일이다.\nQuestion: 노트북은 며칠 동안 빌릴 수 있나요?\nAnswer: "
      "노트북은 21일 동안 빌릴 수 있습니다.",
      "no"},
     {"Passage: Galaxy Pool / Prices\nVisitor: Child | Weekday: EUR 3.00 | Weekend: EUR 4.00\nQuestion: How much is a season "
-     "ticket for a child?\nAnswer: EUR 4.00",
+     "ticket for a child?\nAnswer: A season ticket for a child costs EUR 4.00.",
      "no"},
     {"Passage: Galaxy Pool / Prices\nVisitor: Child | Weekday: EUR 3.00 | Weekend: EUR 4.00\nQuestion: What do I pay for my "
      "daughter on a Saturday?\nAnswer: You pay EUR 4.00.",
@@ -287,7 +288,7 @@ static err weigh_agreement(const asking *a, units *us, unit **pick, usize n)
 err units_likely(engine *e, session *s, const char *question, const atomic_bool *cancel, units *us, usize most, judgement *out)
 {
     asking a = {e, s, question, question_korean(str_of(question)), cancel};
-    unit **pick = mem_array(unit *, us->n + 1), *best = NULL;
+    unit **pick = mem_array(unit *, us->n + 1), *best = NULL, *found = NULL;
     usize n = 0, tokens = 0;
     double mean;
     float least = 0;
@@ -297,6 +298,7 @@ err units_likely(engine *e, session *s, const char *question, const atomic_bool 
         if (us->u[i].passage >= 0 && us->u[i].kind != BLOCK_HEADING && !us->u[i].names) pick[n++] = &us->u[i];
     if (n) qsort(pick, n, sizeof *pick, by_score);
     if (n > most) n = most;
+    if (n) found = pick[0];
     for (usize i = 0; i < n && !bad.code; i++) {
         bad = score_unit(&a, us, pick[i], &mean, &tokens);
         if (bad.code || !tokens) continue;
@@ -306,7 +308,8 @@ err units_likely(engine *e, session *s, const char *question, const atomic_bool 
     for (usize i = 0; i < us->n && !bad.code; i++) us->u[i].score += WEIGHT * (us->u[i].weighed ? us->u[i].likely - least : 0);
     if (!bad.code) bad = weigh_agreement(&a, us, pick, n);
     if (!bad.code) best = best_unit(pick, n);
-    if (best) bad = score_title(&a, best, &mean, &tokens), out->agree = best->agree;
+    if (best) bad = score_title(&a, best, &mean, &tokens);
+    if (best && !bad.code) bad = ask_states(&a, us, found, &out->agree);
     if (best && !bad.code) out->rise = tokens ? best->likely - (float)mean : 0, out->known = tokens > 0;
     mem_free(pick);
     return bad;

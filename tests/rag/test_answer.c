@@ -102,12 +102,15 @@ static void signals_rank(void **state)
              unsure = {.best = {0, -2, true}, .least = -3, .verified = 0};
     assert_true(answerable_with(0.5f, &sure) > 0.8f && answerable_with(0.5f, &unsure) < 0.1f);
     assert_true(answerable_with(0.9f, &sure) > answerable_with(0.1f, &sure));
-    sure.confirmed = true, sure.confirm = -1; /* what was written is not what the sentence says: nothing else counts any more */
-    assert_true(answerable_with(0.9f, &sure) < 0.1f);
-    sure.confirm = 0.4f;
-    assert_true(answerable_with(0.1f, &sure) > 0.5f);
-    sure.again = true; /* the second of two tries must be surer */
-    assert_true(answerable_with(0.1f, &sure) < 0.5f);
+    float before = answerable_with(0.5f, &sure);
+    sure.confirmed = true, sure.confirm = -0.6f; /* what was written is not what the sentence says */
+    assert_true(answerable_with(0.5f, &sure) < before);
+    sure.confirm = 5; /* counts to 1: a model that says yes to everything does not carry the rest */
+    float most = answerable_with(0.5f, &sure);
+    sure.confirm = 1;
+    assert_true(answerable_with(0.5f, &sure) == most && most > before);
+    unsure.confirmed = true, unsure.confirm = 5;
+    assert_true(answerable_with(0.5f, &unsure) < 0.5f);
 }
 
 /* the line of the unit that holds `cell`, after a search for it */
