@@ -18,7 +18,7 @@ typedef struct {
     const float *importance; /* [k, experts] or NULL */
     i64 expert_rows;         /* rows of one expert */
     dtype to;
-    bool copy, better;
+    bool copy, better, blind;
     weight_loss *sums; /* added to; of the caller, until quant_coder_finish */
 } quant_job;
 typedef struct { /* encoded rows of one tensor; `from` are those of the input, which nobody needs any more */

@@ -51,6 +51,7 @@ err imatrix_collect(imatrix **, const model *, pool *, str text, const char *dat
 typedef struct {
     const quant_mix *mix;
     const imatrix *importance; /* or NULL */
+    bool blind;                /* importances weigh the errors of the report, the encoders do not see them */
     bool requantise;           /* the input may be quantised already */
     bool pure;                 /* every matrix of the mix's own type */
     bool better;               /* search.c: a wider search for scales, slower */
@@ -109,9 +110,10 @@ typedef struct {
     double bits; /* per value */
     usize bytes;
     double rmse;    /* over all changed tensors */
-    double nll, kld, same_top; /* NaN when no text was read */
+    double nll, kld, same_top; /* NaN when no text was read, or by an embedder */
+    double cosine_mean, cosine_least; /* NaN but of an embedder */
 } quant_point;
 err quant_draw_report(const quant_report *, const quant_quality * /* or NULL */, const char *title, const char *path);
-err quant_draw_sweep(const quant_point *, usize n, const char *title, const char *path); /* kld (rmse without a text) against bits */
+err quant_draw_sweep(const quant_point *, usize n, const char *title, const char *path); /* kld, 1 - cosine or, without a text, rmse against bits */
 void quant_print_sweep(const quant_point *, usize n);                                    /* the same of characters */
 #endif

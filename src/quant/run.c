@@ -113,7 +113,7 @@ static err put_head(gguf_writer *w, const model_file *f, const quant_opts *o, co
     }
     if (!versioned) TRY(gguf_put_u32(w, "general.quantization_version", 2));
     if (!typed) TRY(gguf_put_u32(w, "general.file_type", o->mix->file_type));
-    if (o->importance) {
+    if (o->importance && !o->blind) {
         TRY(gguf_put_u32(w, "quantize.imatrix.entries_count", (u32)o->importance->n));
         TRY(gguf_put_u32(w, "quantize.imatrix.chunks_count", (u32)o->importance->chunks));
     }
@@ -153,7 +153,7 @@ static err one_tensor(quant_coder *c, const quant_opts *o, const file_tensor *t,
     out->before = t->bytes, out->after = dtype_row_bytes(to, t->n[0]) * (usize)(count / t->n[0]);
     if (to != t->type) TRY(importance_of(o, t, &row));
     out->weighed = row != NULL;
-    quant_job j = {.t = t, .to = to, .copy = to == t->type, .better = o->better, .importance = row ? row->mean : NULL, .expert_rows = t->n[1], .sums = sums};
+    quant_job j = {.t = t, .to = to, .copy = to == t->type, .better = o->better, .blind = o->blind, .importance = row ? row->mean : NULL, .expert_rows = t->n[1], .sums = sums};
     return quant_coder_add(c, &j);
 }
 
@@ -218,7 +218,7 @@ err quant_run(const char *in, const char *out, const quant_opts *o, quant_report
     r->n = file_n_tensors(src.file);
     if (!bad.code && !(to = mem_array(dtype, r->n + 1))) bad = err_new(ERR_NOMEM, "out of memory for %zu tensors", r->n);
     if (!bad.code && !(r->t = mem_array(quant_tensor, r->n + 1))) bad = err_new(ERR_NOMEM, "out of memory for %zu tensors", r->n);
-    if (!bad.code) bad = quant_types(src.file, o->mix, o->importance != NULL, o->pure, to);
+    if (!bad.code) bad = quant_types(src.file, o->mix, o->importance && !o->blind, o->pure, to);
     if (!bad.code) bad = check(src.file, in, o, to, r);
     if (!bad.code) totals(src.file, o, to, r), r->before = src.mapped.n;
     if (!bad.code && o->progress) progress_start(o->progress, "quantize", r->values);
