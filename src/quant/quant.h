@@ -99,7 +99,11 @@ typedef struct {
     double decode_tps, prefill_tps; /* 0: an embedder writes nothing */
     usize memory;                   /* weights as they lie in memory */
 } quant_speed;
-err quant_compare(const char *before, const char *after, str text, i64 ctx, pool *, quant_quality *, progress *);
+/* The file before, opened once however many it is compared with; path and text are borrowed. An embedder's text is one text a line. */
+typedef struct quant_original quant_original;
+err quant_original_open(quant_original **, const char *path, str text, i64 ctx, pool *);
+void quant_original_close(quant_original *);
+err quant_compare(quant_original *, const char *after, quant_quality *, progress *);
 err quant_speed_of(const char *path, int threads, quant_speed *);
 typedef struct { double f32_gflops, bf16_gflops, int8_gops; } quant_rates; /* multiply-adds of this program's own matrix products, counted twice */
 err quant_rates_measure(pool *, quant_rates *);
