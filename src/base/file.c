@@ -90,11 +90,11 @@ end:
 }
 
 /* ---- atomic writing ------------------------------------------------------------------------------------------------- */
-enum { WRITE_BUFFER = 256 << 10 };
+enum { WRITE_BUFFER = 256 << 10, SEND_AT = 8 << 20 };
 struct file_writer {
     char *path, *folder, *temp; /* temp NULL: the file has no name yet */
     char *held;
-    usize n_held;
+    usize n_held, unsent; /* unsent: written, but the kernel was not told to begin with it */
     mode_t mode; /* of the file it replaces; 0: new */
     int fd;
     bool failed;
@@ -190,7 +190,11 @@ fail:
 static err writer_flush(file_writer *w, const char *more, usize n)
 {
     if (write_all(w->fd, w->held, w->n_held) && write_all(w->fd, more, n)) {
-        w->n_held = 0;
+        w->unsent += w->n_held + n, w->n_held = 0;
+        if (w->unsent >= SEND_AT) { /* a large file goes to the disk while it is made, and the sync of its end is short */
+            (void)sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+            w->unsent = 0;
+        }
         return OK;
     }
     w->failed = true;

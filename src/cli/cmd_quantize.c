@@ -127,7 +127,10 @@ static err one(cli *c, const asked *a, const char *in, const char *out, const bu
         if (!c->json) report_text(out, o, &r);
     }
     if (!bad.code && a->eval) {
-        bad = quant_compare(in, out, buf_view(text), a->ctx, o->threads, &q, shows(c) ? &p : NULL);
+        quant_original *before;
+        bad = quant_original_open(&before, in, buf_view(text), a->ctx, o->threads);
+        if (!bad.code) bad = quant_compare(before, out, &q, shows(c) ? &p : NULL);
+        quant_original_close(before);
         if (!bad.code) quality_json(c, &q);
         if (!bad.code && !c->json) quality_text(&q);
     }
@@ -139,21 +142,42 @@ static err one(cli *c, const asked *a, const char *in, const char *out, const bu
 
 /* ---- every type there is: quality against size ---- */
 
-static err sweep_one(cli *c, const asked *a, const char *in, const char *at, const buf *text, quant_opts *o, quant_point *pt)
+static void sweep_row(const quant_point *p, bool first)
+{
+    if (first) {
+        printf("%s", L("형식             MB    비트      오차", "type             MB    bits      rmse"));
+        if (isfinite(p->kld)) printf("%s", L("       nll         KL  첫 선택", "       nll         KL  same top"));
+        if (isfinite(p->cosine_mean)) printf("%s", L("     코사인       최소", "     cosine      least"));
+        printf("\n");
+    }
+    printf("%-9s %9.1f %7.3f  %8.5f", p->name, (double)p->bytes / 1e6, p->bits, p->rmse);
+    if (isfinite(p->kld)) printf("  %8.4f  %9.5f  %6.1f %%", p->nll, p->kld, 100 * p->same_top);
+    if (isfinite(p->cosine_mean)) printf("  %9.6f  %9.6f", p->cosine_mean, p->cosine_least);
+    printf("\n");
+}
+
+static err sweep_one(const cli *c, const char *in, const char *at, quant_original *before, quant_opts *o, quant_point *pt, bool first)
 {
     quant_report r;
     quant_quality q = {0};
     err bad = quant_run(in, at, o, &r);
-    *pt = (quant_point){.name = o->mix->name, .bytes = r.after, .nll = NAN, .kld = NAN, .same_top = NAN};
+    *pt = (quant_point){.name = o->mix->name, .bytes = r.after, .nll = NAN, .kld = NAN, .same_top = NAN, .cosine_mean = NAN, .cosine_least = NAN};
     if (!bad.code) pt->bits = quant_bits(&r), pt->rmse = quant_error(&r, false);
-    if (!bad.code && a->eval) bad = quant_compare(in, at, buf_view(text), a->ctx, o->threads, &q, NULL);
-    if (!bad.code && a->eval && !q.embeds) pt->nll = q.nll_after, pt->kld = q.kld, pt->same_top = q.same_top;
-    if (!bad.code && shows(c))
-        printf("%-8s %10zu %s %7.3f %s  rmse %.5f  kl %.5f  top1 %.3f\n", pt->name, pt->bytes, L("바이트", "bytes"), pt->bits, L("비트", "bits"), pt->rmse, pt->kld, pt->same_top);
+    if (!bad.code && before) bad = quant_compare(before, at, &q, NULL);
+    if (!bad.code && before && !q.embeds) pt->nll = q.nll_after, pt->kld = q.kld, pt->same_top = q.same_top;
+    if (!bad.code && before && q.embeds) pt->cosine_mean = q.cosine_mean, pt->cosine_least = q.cosine_least;
+    if (!bad.code && shows(c)) sweep_row(pt, first);
     fflush(stdout);
     quant_report_free(&r);
     unlink(at);
     return bad;
+}
+
+static json_t *sweep_json(const quant_point *x)
+{
+    json_t *o = json_pack("{s:s,s:I,s:f,s:f,s:o,s:o,s:o}", "type", x->name, "bytes", (json_int_t)x->bytes, "bits_per_weight", x->bits, "rmse", x->rmse, "nll", json_f(x->nll), "kld", json_f(x->kld), "top1_same", json_f(x->same_top));
+    if (isfinite(x->cosine_mean)) json_set(o, "cosine", json_pack("{s:f,s:f}", "mean", x->cosine_mean, "least", x->cosine_least));
+    return o;
 }
 
 static err sweep(cli *c, const asked *a, const char *in, const char *out, const buf *text, quant_opts *o)
@@ -162,22 +186,25 @@ static err sweep(cli *c, const asked *a, const char *in, const char *out, const 
     usize n = 0;
     buf at = {0}, svg = {0};
     json_t *all = json_array();
+    quant_original *before = NULL;
     TRY(file_mkdirs(out));
     buf_fmt(&at, "%s/.sweep.gguf", out);
     buf_fmt(&svg, "%s/sweep.svg", out);
     err bad = buf_error(&at);
+    if (!bad.code && a->eval) bad = quant_original_open(&before, in, buf_view(text), a->ctx, o->threads);
     for (usize i = 0; i < quant_n_mixes && !bad.code; i++) {
         o->mix = &quant_mixes[i];
         if (o->mix->type == F32 || !strcmp(o->mix->name, "mxfp4_moe")) continue; /* no point: the original, and one for experts only */
-        bad = sweep_one(c, a, in, buf_cstr(&at), text, o, &pt[n]);
+        bad = sweep_one(c, in, buf_cstr(&at), before, o, &pt[n], !n);
         if (bad.code) break;
         const quant_point *x = &pt[n++];
-        json_push(all, json_pack("{s:s,s:I,s:f,s:f,s:o,s:o,s:o}", "type", x->name, "bytes", (json_int_t)x->bytes, "bits_per_weight", x->bits, "rmse", x->rmse, "nll", json_f(x->nll), "kld", json_f(x->kld), "top1_same", json_f(x->same_top)));
+        json_push(all, sweep_json(x));
     }
     json_set(c->out, "sweep", all);
     if (!bad.code) bad = quant_draw_sweep(pt, n, "size and quality of every type", buf_cstr(&svg));
     if (!bad.code) json_set(c->out, "svg", json_cstr(buf_cstr(&svg)));
     if (!bad.code && !c->json) quant_print_sweep(pt, n), printf("%s\n", buf_cstr(&svg));
+    quant_original_close(before);
     buf_free(&at), buf_free(&svg);
     return bad;
 }

@@ -1,15 +1,29 @@
 /* quant/coder.c - rows of one tensor from any float or block type into another, in parallel, with the error that this makes.
  *
- * A slab of rows is cut into pieces; threads take the next piece until none is left (a busy machine does not hold up the rest), and
- * each leaves its sums in the piece's own place, so that the error is the same sum whoever did what. Every value is looked at, of what
- * is only copied too: a model with a NaN in it should be found here, not in an answer. */
+ * Rows of one tensor or of many small ones are a batch, cut into pieces; threads take the next piece until none is left (a busy
+ * machine does not hold up the rest), and each leaves its sums in the piece's own place, so that the error is the same sum whoever
+ * did what. While a batch is encoded the one before it is written. Every value is looked at, of what is only copied too: a model
+ * with a NaN in it should be found here, not in an answer. */
 #include "quant/inside.h"
 #include <math.h>
 
-enum { SLAB = 8 << 20 /* values */, PIECE = 64 << 10 };
+enum { SLAB = 4 << 20 /* values of a batch */, PIECE = 32 << 10 };
 
 typedef struct {
-    quant_sums s;
+    quant_job job;
+    i64 row, rows, each; /* first, number; rows of a piece */
+    usize piece, at;     /* its first piece; where its rows begin in the batch's bytes */
+} segment;
+typedef struct {
+    segment *s;
+    usize n, cap;
+    u8 *out;
+    usize out_n, out_cap;
+} batch;
+typedef struct {
+    weight_loss s;
+    usize segment;
+    i64 from;
     i64 bad_row; /* -1: none */
     float value;
     bool after; /* it became so by encoding */
@@ -23,20 +37,22 @@ struct quant_coder {
     pool *threads;
     scratch *room; /* [threads] */
     int n_threads;
-    u8 *out;
-    usize out_cap;
+    batch b[2]; /* one is gathered and encoded, the other, encoded before, is written meanwhile */
+    int now;
+    i64 values; /* in b[now] */
     piece *pieces;
     usize n_pieces, pieces_cap;
-    const quant_job *job;
-    i64 row, rows, each; /* of the slab: first, number; rows of a piece */
     atomic_llong next;
+    err (*each)(void *ctx, const quant_rows *);
+    void *ctx;
+    err written;
 };
 
-err quant_coder_new(quant_coder **out, pool *threads)
+err quant_coder_new(quant_coder **out, pool *threads, err (*each)(void *ctx, const quant_rows *), void *ctx)
 {
     quant_coder *c = *out = mem_zero(sizeof *c);
     if (!c) return err_new(ERR_NOMEM, "out of memory");
-    c->threads = threads;
+    c->threads = threads, c->each = each, c->ctx = ctx;
     c->n_threads = threads ? pool_threads(threads) : 1;
     c->room = mem_array(scratch, c->n_threads);
     if (c->room) return OK;
@@ -49,72 +65,20 @@ void quant_coder_free(quant_coder *c)
 {
     if (!c) return;
     for (int i = 0; c->room && i < c->n_threads; i++) mem_free(c->room[i].x);
+    for (int i = 0; i < 2; i++) mem_free(c->b[i].s), mem_free(c->b[i].out);
     mem_free(c->room);
-    mem_free(c->out);
     mem_free(c->pieces);
     mem_free(c);
 }
 
-/* ---- errors of a row: eight sums side by side, which the compiler can keep in one register ---------------------------------- */
-typedef float lanes __attribute__((vector_size(32)));
-typedef i32 flags __attribute__((vector_size(32)));
-
-static lanes load(const float *p)
-{
-    lanes v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static double total(lanes v)
-{
-    double s = 0;
-    for (int i = 0; i < 8; i++) s += (double)v[i];
-    return s;
-}
-
-static void sums_of(const float *x, const float *y, const float *w, i64 n, quant_sums *s)
-{
-    for (i64 from = 0; from < n; from += 256) { /* short float sums into doubles */
-        i64 to = i64_min(n, from + 256), i = from;
-        lanes e = {0}, p = {0}, we = {0}, wp = {0};
-        for (; i + 8 <= to; i += 8) {
-            lanes a = load(x + i), d = a - load(y + i), d2 = d * d, a2 = a * a;
-            e += d2, p += a2;
-            if (w) we += load(w + i) * d2, wp += load(w + i) * a2;
-        }
-        for (; i < to; i++) {
-            float d = x[i] - y[i], q = w ? w[i] : 0;
-            e[0] += d * d, p[0] += x[i] * x[i], we[0] += q * d * d, wp[0] += q * x[i] * x[i];
-        }
-        s->error += total(e), s->power += total(p), s->weighted_error += total(we), s->weighted_power += total(wp);
-    }
-}
-
-static bool all_finite(const float *x, i64 n)
-{
-    flags bad = {0};
-    i64 i = 0;
-    for (; i + 8 <= n; i += 8) {
-        flags v;
-        memcpy(&v, x + i, sizeof v);
-        v &= 0x7f800000;
-        bad |= v == 0x7f800000;
-    }
-    int any = 0;
-    for (int j = 0; j < 8; j++) any |= bad[j];
-    for (; i < n; i++) any |= !isfinite(x[i]);
-    return !any;
-}
-
-static float first_odd(const float *x, i64 n)
+/* ---- a piece ------------------------------------------------------------------------------------------------------------------ */
+static bool odd_in(const float *x, i64 n, float *odd)
 {
     for (i64 i = 0; i < n; i++)
-        if (!isfinite(x[i])) return x[i];
-    return 0;
+        if (!isfinite(x[i])) return *odd = x[i], true;
+    return false;
 }
 
-/* ---- a piece ------------------------------------------------------------------------------------------------------------------ */
 static bool make_room(scratch *s, usize n)
 {
     if (n <= s->cap) return true;
@@ -141,93 +105,143 @@ static err encode_row(const quant_job *j, const float *x, const float *w, u8 *to
     return j->better ? quant_search(j->to, k, x, w, to, room) : weight_encode(j->to, k, 1, x, w, to);
 }
 
-static void piece_run(quant_coder *c, scratch *s, i64 index)
+/* Sums of squares show whether a value is not finite, so that good rows are read no more than needed. */
+static void row_run(const quant_job *j, const float *x, const float *w, u8 *to, scratch *s, piece *p, i64 row)
 {
-    const quant_job *j = c->job;
-    i64 k = j->t->n[0], from = index * c->each, n = i64_min(c->each, c->rows - from), row = c->row + from;
-    piece *p = &c->pieces[index];
-    *p = (piece){.bad_row = -1};
-    if (!make_room(s, (usize)(k * c->each))) {
+    i64 k = j->t->n[0];
+    weight_loss sum = {0};
+    const float *y = x;
+    if (j->better && odd_in(x, k, &p->value)) { /* the search is for numbers */
+        p->bad_row = row;
+        return;
+    }
+    if (!j->copy) {
+        err bad = encode_row(j, x, j->blind ? NULL : w, to, s->w);
+        if (bad.code) {
+            p->code = bad.code;
+            return;
+        }
+        if (j->to != F32) dtype_table[j->to].decode(to, s->y, k), y = s->y;
+    }
+    weight_loss_add(k, x, y, w, &sum);
+    if (!isfinite(sum.error) || !isfinite(sum.power)) {
+        if (odd_in(x, k, &p->value)) p->bad_row = row;
+        else if (odd_in(y, k, &p->value)) {
+            p->bad_row = row, p->after = true, p->value = 0;
+            for (i64 i = 0; i < k; i++) p->value = fmaxf(p->value, fabsf(x[i]));
+        }
+    }
+    p->s.error += sum.error, p->s.power += sum.power, p->s.weighted_error += sum.weighted_error, p->s.weighted_power += sum.weighted_power;
+}
+
+static void piece_run(quant_coder *c, scratch *s, piece *p)
+{
+    const batch *b = &c->b[c->now];
+    const segment *g = &b->s[p->segment];
+    const quant_job *j = &g->job;
+    i64 k = j->t->n[0], n = i64_min(g->each, g->rows - p->from), row = g->row + p->from;
+    if (!make_room(s, (usize)(k * g->each))) {
         p->code = ERR_NOMEM;
         return;
     }
     const float *x = values_of(j, row, n, s->x);
     usize bytes = dtype_row_bytes(j->to, k);
-    for (i64 r = 0; r < n; r++, x += k) {
+    for (i64 r = 0; r < n && p->bad_row < 0 && !p->code; r++, x += k) {
         const float *w = j->importance ? j->importance + (row + r) / j->expert_rows * k : NULL;
-        u8 *to = c->out + bytes * (usize)(from + r);
-        if (!all_finite(x, k)) {
-            p->bad_row = row + r, p->value = first_odd(x, k);
-            return;
-        }
-        if (j->copy) continue;
-        err bad = encode_row(j, x, w, to, s->w);
-        if (bad.code) {
-            p->code = bad.code;
-            return;
-        }
-        const float *y = x;
-        if (j->to != F32) dtype_table[j->to].decode(to, s->y, k), y = s->y;
-        if (!all_finite(y, k)) {
-            p->bad_row = row + r, p->after = true, p->value = 0;
-            for (i64 i = 0; i < k; i++) p->value = fmaxf(p->value, fabsf(x[i]));
-            return;
-        }
-        sums_of(x, y, w, k, &p->s);
+        row_run(j, x, w, j->copy ? NULL : b->out + g->at + bytes * (usize)(p->from + r), s, p, row + r);
     }
 }
 
+/* ---- a batch ------------------------------------------------------------------------------------------------------------------ */
+static err write_out(quant_coder *c, batch *b)
+{
+    for (usize i = 0; i < b->n; i++) {
+        const segment *g = &b->s[i];
+        const file_tensor *t = g->job.t;
+        usize before = dtype_row_bytes(t->type, t->n[0]), after = dtype_row_bytes(g->job.to, t->n[0]);
+        const u8 *from = t->data + before * (usize)g->row;
+        TRY(c->each(c->ctx, &(quant_rows){.bytes = g->job.copy ? from : b->out + g->at, .n = after * (usize)g->rows, .from = from, .n_from = before * (usize)g->rows, .values = g->rows * t->n[0]}));
+    }
+    b->n = 0, b->out_n = 0;
+    return OK;
+}
+
+/* the caller's own thread writes, so that a message of what failed is the caller's */
 static void work(void *ctx, int thread, int n_threads)
 {
     quant_coder *c = ctx;
     (void)n_threads;
-    for (i64 i; (i = atomic_fetch_add(&c->next, 1)) < (i64)c->n_pieces;) piece_run(c, &c->room[thread], i);
+    if (!thread) c->written = write_out(c, &c->b[!c->now]);
+    if (!thread && c->written.code) {
+        atomic_store(&c->next, (long long)c->n_pieces);
+        return;
+    }
+    for (i64 i; (i = atomic_fetch_add(&c->next, 1)) < (i64)c->n_pieces;) piece_run(c, &c->room[thread], &c->pieces[i]);
 }
 
-static err verdict(const quant_coder *c, quant_sums *s)
+static err verdict(const quant_coder *c)
 {
-    const file_tensor *t = c->job->t;
-    int n = (int)(t->name.n < 200 ? t->name.n : 200);
     for (usize i = 0; i < c->n_pieces; i++) {
         const piece *p = &c->pieces[i];
-        if (p->code) return err_new((err_code)p->code, "%.*s cannot be encoded as %s: %s", n, t->name.p, dtype_table[c->job->to].name, p->code == ERR_NOMEM ? "out of memory" : "its rows do not fit");
+        const quant_job *j = &c->b[c->now].s[p->segment].job;
+        const char *to = dtype_table[j->to].name;
+        int n = (int)(j->t->name.n < 200 ? j->t->name.n : 200);
+        if (p->code) return err_new((err_code)p->code, "%.*s cannot be encoded as %s: %s", n, j->t->name.p, to, p->code == ERR_NOMEM ? "out of memory" : "its rows do not fit");
         if (p->bad_row >= 0 && p->after)
-            return err_new(ERR_FORMAT, "%.*s, row %lld: %s cannot hold %g: choose a type of more range (bf16, f32)", n, t->name.p, (long long)p->bad_row, dtype_table[c->job->to].name, (double)p->value);
+            return err_new(ERR_FORMAT, "%.*s, row %lld: %s cannot hold %g: choose a type of more range (bf16, f32)", n, j->t->name.p, (long long)p->bad_row, to, (double)p->value);
         if (p->bad_row >= 0)
-            return err_new(ERR_FORMAT, "%.*s, row %lld: a value is %s, expected finite numbers: the model is damaged", n, t->name.p, (long long)p->bad_row, isnan(p->value) ? "not a number (NaN)" : "infinite");
-        s->error += p->s.error, s->power += p->s.power, s->weighted_error += p->s.weighted_error, s->weighted_power += p->s.weighted_power;
+            return err_new(ERR_FORMAT, "%.*s, row %lld: a value is %s, expected finite numbers: the model is damaged", n, j->t->name.p, (long long)p->bad_row, isnan(p->value) ? "not a number (NaN)" : "infinite");
+        j->sums->error += p->s.error, j->sums->power += p->s.power, j->sums->weighted_error += p->s.weighted_error, j->sums->weighted_power += p->s.weighted_power;
     }
     return OK;
 }
 
-static err slab_run(quant_coder *c, quant_sums *s)
+static err batch_run(quant_coder *c)
 {
-    usize need = c->job->copy ? 0 : dtype_row_bytes(c->job->to, c->job->t->n[0]) * (usize)c->rows;
-    c->n_pieces = (usize)((c->rows + c->each - 1) / c->each);
-    if (!vec_grow((void **)&c->pieces, &c->pieces_cap, c->n_pieces, sizeof *c->pieces)) return err_new(ERR_NOMEM, "out of memory for %zu pieces", c->n_pieces);
-    if (need > c->out_cap) {
-        mem_free(c->out);
-        c->out = mem_alloc(need);
-        c->out_cap = c->out ? need : 0;
-        if (!c->out) return err_new(ERR_NOMEM, "out of memory for %zu bytes of rows", need);
+    batch *b = &c->b[c->now];
+    if (b->out_n > b->out_cap) {
+        mem_free(b->out);
+        b->out = mem_alloc(b->out_n);
+        b->out_cap = b->out ? b->out_n : 0;
+        if (!b->out) return err_new(ERR_NOMEM, "out of memory for %zu bytes of rows", b->out_n);
     }
     atomic_store(&c->next, 0);
-    if (c->threads && c->n_pieces > 1) pool_run(c->threads, work, c);
+    if (c->threads) pool_run(c->threads, work, c);
     else work(c, 0, 1);
-    return verdict(c, s);
+    TRY(c->written);
+    TRY(verdict(c));
+    c->now = !c->now, c->values = 0, c->n_pieces = 0;
+    return OK;
 }
 
-err quant_coder_run(quant_coder *c, const quant_job *j, quant_sums *s, err (*each)(void *, const void *, usize), void *ctx)
+static err segment_add(quant_coder *c, const quant_job *j, i64 row, i64 rows)
 {
-    i64 k = j->t->n[0], rows = j->t->n[1] * j->t->n[2] * j->t->n[3], at_once = i64_max(1, SLAB / k);
-    usize before = dtype_row_bytes(j->t->type, k), after = dtype_row_bytes(j->to, k);
-    *s = (quant_sums){0};
-    c->job = j;
-    c->each = i64_max(1, PIECE / k);
-    for (c->row = 0; c->row < rows; c->row += c->rows) {
-        c->rows = i64_min(at_once, rows - c->row);
-        TRY(slab_run(c, s));
-        TRY(each(ctx, j->copy ? j->t->data + before * (usize)c->row : c->out, (j->copy ? before : after) * (usize)c->rows));
+    batch *b = &c->b[c->now];
+    i64 k = j->t->n[0];
+    segment g = {.job = *j, .row = row, .rows = rows, .each = i64_max(1, PIECE / k), .piece = c->n_pieces, .at = b->out_n};
+    if (!j->copy) b->out_n += dtype_row_bytes(j->to, k) * (usize)rows;
+    if (!VEC_PUSH(b->s, b->n, b->cap, g)) return err_new(ERR_NOMEM, "out of memory for a list of tensors");
+    for (i64 from = 0; from < rows && j->t->type != I32; from += g.each) {
+        piece p = {.segment = b->n - 1, .from = from, .bad_row = -1};
+        if (!VEC_PUSH(c->pieces, c->n_pieces, c->pieces_cap, p)) return err_new(ERR_NOMEM, "out of memory for %zu pieces", c->n_pieces);
+    }
+    c->values += rows * k;
+    return OK;
+}
+
+err quant_coder_add(quant_coder *c, const quant_job *j)
+{
+    i64 k = j->t->n[0], rows = j->t->n[1] * j->t->n[2] * j->t->n[3];
+    for (i64 row = 0, n; row < rows; row += n) {
+        n = i64_min(rows - row, i64_max(1, (SLAB - c->values) / k));
+        TRY(segment_add(c, j, row, n));
+        if (c->values + k > SLAB) TRY(batch_run(c));
     }
     return OK;
+}
+
+err quant_coder_finish(quant_coder *c)
+{
+    TRY(batch_run(c));
+    return write_out(c, &c->b[!c->now]);
 }

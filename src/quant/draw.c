@@ -65,10 +65,14 @@ err quant_draw_report(const quant_report *r, const quant_quality *q, const char 
 }
 
 /* ---- a sweep ---- */
-static double quality(const quant_point *p) { return fmax(isfinite(p->kld) ? p->kld : p->rmse, 1e-6); }
+static double quality(const quant_point *p) { return fmax(isfinite(p->kld) ? p->kld : isfinite(p->cosine_mean) ? 1 - p->cosine_mean : p->rmse, 1e-5); }
+static const char *quality_name(const quant_point *p)
+{
+    return isfinite(p->kld) ? "divergence from the original, nats a token" : isfinite(p->cosine_mean) ? "1 - cosine to the original's vectors" : "relative error of the weights";
+}
 
 typedef struct {
-    double low, high, bits_low, bits_high; /* low and high are logarithms */
+    double low, high, bits_low, bits_high; /* logarithms all: types are evenly spread in them */
 } axes;
 
 static axes axes_of(const quant_point *p, usize n)
@@ -77,44 +81,78 @@ static axes axes_of(const quant_point *p, usize n)
     for (usize i = 0; i < n; i++) {
         double v = log10(quality(&p[i]));
         a.low = fmin(a.low, v), a.high = fmax(a.high, v);
-        a.bits_low = fmin(a.bits_low, p[i].bits), a.bits_high = fmax(a.bits_high, p[i].bits);
+        a.bits_low = fmin(a.bits_low, log2(p[i].bits)), a.bits_high = fmax(a.bits_high, log2(p[i].bits));
     }
     if (!(a.high > a.low)) a.high = a.low + 1;
     if (!(a.bits_high > a.bits_low)) a.bits_high = a.bits_low + 1;
     return a;
 }
 
+/* ---- names beside points: the first place that is free ---- */
+typedef struct {
+    int x, y, w, h;
+} box;
+
+static bool meets(box a, box b) { return a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h; }
+
+/* right, left, then rows above and below; taken [n] are boxes of points and of names before */
+static box place_of(const box *taken, usize n, int x, int y, int w, int h, int gap)
+{
+    box first = {x + gap, y, w, h};
+    for (int row = 0; row < 7; row++)
+        for (int side = 0; side < 2; side++) {
+            int step = (row + 1) / 2 * (row % 2 ? -h : h);
+            box b = {side ? x - gap - w : x + gap, y + step, w, h};
+            bool is_free = b.x >= 0;
+            for (usize i = 0; i < n && is_free; i++) is_free = !meets(b, taken[i]);
+            if (is_free) return b;
+        }
+    return first;
+}
+
+enum { POINTS = 32 };
+
 err quant_draw_sweep(const quant_point *p, usize n, const char *title, const char *path)
 {
     buf b = {0};
     axes a = axes_of(p, n);
-    double w = WIDE - LEFT - RIGHT, t = TALL - TOP - BOTTOM;
+    box taken[2 * POINTS];
+    double w = WIDE - LEFT - RIGHT - 40, t = TALL - TOP - BOTTOM; /* 40: names right of the last points */
+    if (n > POINTS) n = POINTS;
     begin(&b, TALL, title);
     for (int i = 0; i <= 4; i++) {
         double v = a.low + (a.high - a.low) * i / 4, y = TOP + t * (1 - i / 4.0), bits = a.bits_low + (a.bits_high - a.bits_low) * i / 4;
         buf_fmt(&b, "<line x1=\"%d\" y1=\"%.1f\" x2=\"%d\" y2=\"%.1f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.2g</text>\n", LEFT, y, WIDE - RIGHT, y, LEFT - 6, y + 4, pow(10, v));
-        buf_fmt(&b, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.1f</text>\n", LEFT + w * i / 4, TALL - BOTTOM + 18, bits);
+        buf_fmt(&b, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.1f</text>\n", LEFT + w * i / 4, TALL - BOTTOM + 18, exp2(bits));
     }
     for (usize i = 0; i < n; i++) {
-        double x = LEFT + w * (p[i].bits - a.bits_low) / (a.bits_high - a.bits_low), y = TOP + t * (1 - (log10(quality(&p[i])) - a.low) / (a.high - a.low));
-        buf_fmt(&b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"#2b6cb0\"/><text x=\"%.1f\" y=\"%.1f\">%s</text>\n", x, y, x + 6, y - 5 + 9 * (double)(i % 2), p[i].name);
+        double x = LEFT + w * (log2(p[i].bits) - a.bits_low) / (a.bits_high - a.bits_low), y = TOP + t * (1 - (log10(quality(&p[i])) - a.low) / (a.high - a.low));
+        taken[i] = (box){(int)x - 4, (int)y - 4, 9, 9};
+        buf_fmt(&b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"#2b6cb0\"/>\n", x, y);
+    }
+    for (usize i = 0; i < n; i++) {
+        box c = taken[n + i] = place_of(taken, n + i, taken[i].x + 4, taken[i].y - 2, 7 * (int)strlen(p[i].name), 13, 7);
+        buf_fmt(&b, "<text x=\"%d\" y=\"%d\">%s</text>\n", c.x, c.y + 10, p[i].name);
     }
     buf_fmt(&b, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">bits a weight</text><text x=\"14\" y=\"%d\" transform=\"rotate(-90 14 %d)\" text-anchor=\"middle\">%s</text>\n", WIDE / 2, TALL - 10, TALL / 2, TALL / 2,
-            n && isfinite(p[0].kld) ? "divergence from the original, nats a token" : "relative error of the weights");
+            n ? quality_name(p) : "");
     return finish(&b, path);
 }
 
-void quant_print_sweep(const quant_point *p, usize n)
+void quant_print_sweep(const quant_point *p, usize n) /* letters: names would cover each other */
 {
-    enum { COLS = 64, ROWS = 14 };
-    char cell[ROWS][COLS + 10];
+    enum { COLS = 70, ROWS = 14 };
+    char cell[ROWS][COLS + 3];
     axes a = axes_of(p, n);
+    if (n > 26) n = 26;
     memset(cell, ' ', sizeof cell);
     for (usize i = 0; i < n; i++) {
-        int x = (int)((p[i].bits - a.bits_low) / (a.bits_high - a.bits_low) * (COLS - 1)), y = (int)((1 - (log10(quality(&p[i])) - a.low) / (a.high - a.low)) * (ROWS - 1) + 0.5);
-        cell[y][x] = 'o';
-        for (usize k = 0; p[i].name[k] && k < 8 && cell[y][x + 1 + (int)k] == ' '; k++) cell[y][x + 1 + (int)k] = p[i].name[k];
+        int x = (int)((log2(p[i].bits) - a.bits_low) / (a.bits_high - a.bits_low) * (COLS - 1) + 0.5), y = (int)((1 - (log10(quality(&p[i])) - a.low) / (a.high - a.low)) * (ROWS - 1) + 0.5);
+        while (x < COLS + 2 && cell[y][x] != ' ') x++; /* beside the one that stands there */
+        cell[y][x] = (char)('a' + (int)i);
     }
-    for (int y = 0; y < ROWS; y++) printf("%9.2g |%.*s\n", pow(10, a.high - (a.high - a.low) * y / (ROWS - 1)), COLS + 9, cell[y]);
-    printf("%9s +%.*s\n%11s%-8.2f%*.2f   %s\n", "", COLS, "----------------------------------------------------------------", "", a.bits_low, COLS - 8, a.bits_high, L("가중치마다 비트", "bits a weight"));
+    for (int y = 0; y < ROWS; y++) printf("%9.2g |%.*s\n", pow(10, a.high - (a.high - a.low) * y / (ROWS - 1)), COLS + 3, cell[y]);
+    printf("%9s +%.*s\n%11s%-8.2f%*.2f   %s", "", COLS, "--------------------------------------------------------------------------", "", exp2(a.bits_low), COLS - 8, exp2(a.bits_high), L("가중치마다 비트", "bits a weight"));
+    for (usize i = 0; i < n; i++) printf("%s%c %-7s", i % 8 ? "  " : "\n           ", (char)('a' + (int)i), p[i].name);
+    printf("\n");
 }

@@ -12,22 +12,25 @@ err quant_source_open(quant_source *, const char *path, const char *beside /* th
 void quant_source_close(quant_source *);
 void quant_source_forget(const quant_source *, const void *p, usize n);
 
-/* One tensor's rows into another type, in pieces of at most SLAB values, by whoever is free. Sums are added in the order of pieces. */
-typedef struct {
-    double error, power, weighted_error, weighted_power;
-} quant_sums;
+/* Rows of tensors into other types, in batches of at most SLAB values, by whoever is free. Sums are added in the order of pieces. */
 typedef struct {
     const file_tensor *t;
     const float *importance; /* [k, experts] or NULL */
     i64 expert_rows;         /* rows of one expert */
     dtype to;
-    bool copy, better;
+    bool copy, better, blind;
+    weight_loss *sums; /* added to; of the caller, until quant_coder_finish */
 } quant_job;
+typedef struct { /* encoded rows of one tensor; `from` are those of the input, which nobody needs any more */
+    const void *bytes, *from;
+    usize n, n_from;
+    i64 values;
+} quant_rows;
 typedef struct quant_coder quant_coder;
-err quant_coder_new(quant_coder **, pool *);
+err quant_coder_new(quant_coder **, pool *, err (*each)(void *ctx, const quant_rows *), void *ctx); /* each: in order, on the caller's thread */
 void quant_coder_free(quant_coder *);
-/* each(ctx, bytes, n): the encoded rows in order. FORMAT names tensor and row of a value that is not finite */
-err quant_coder_run(quant_coder *, const quant_job *, quant_sums *, err (*each)(void *ctx, const void *bytes, usize n), void *ctx);
+err quant_coder_add(quant_coder *, const quant_job *); /* FORMAT names tensor and row of a value that is not finite, of this tensor or one before */
+err quant_coder_finish(quant_coder *);
 
 /* A text through a model without an engine (reader.c): one sequence at a time, `rows` at most. */
 enum { QUANT_HEAD_ROWS = 64 };

@@ -46,11 +46,42 @@ static void compare_rows(void *ctx, int thread, int n_threads)
     }
 }
 
-static err compare_window(quant_reader *a, quant_reader *b, const quant_windows *w, pool *threads, quant_quality *q)
+/* The old file, opened once for all new ones: a decoder's hidden vectors are kept while they are few (heads are cheap to run again),
+ * an embedder's vectors always. */
+enum { KEEP_FLOATS = 64 << 20 };
+struct quant_original {
+    const char *path;
+    str text;
+    i64 ctx, dim;
+    pool *threads;
+    model *m;
+    quant_reader reader;
+    float *kept; /* decoder: [width, rows] or NULL; embedder: [dim, lines] */
+    i64 row;     /* of kept, of the window to come */
+    bool known;
+};
+
+static err original_run(quant_original *o, const quant_windows *w)
 {
+    i64 width = o->m->h.width;
+    float *kept = o->kept ? o->kept + o->row * width : NULL;
+    usize bytes = sizeof *kept * (usize)(w->n * width);
+    o->row += w->n;
+    if (kept && o->known) {
+        memcpy(o->reader.hidden, kept, bytes);
+        return OK;
+    }
+    TRY(quant_reader_run(&o->reader, w->id, w->n));
+    if (kept) memcpy(kept, o->reader.hidden, bytes);
+    return OK;
+}
+
+static err compare_window(quant_original *o, quant_reader *b, const quant_windows *w, quant_quality *q)
+{
+    quant_reader *a = &o->reader;
     rows *r = mem_zero(sizeof *r);
     if (!r) return err_new(ERR_NOMEM, "out of memory for logits");
-    err bad = quant_reader_run(a, w->id, w->n);
+    err bad = original_run(o, w);
     if (!bad.code) bad = quant_reader_run(b, w->id, w->n);
     r->vocab = a->m->h.n_vocab;
     for (i64 at = 0; at + 1 < w->n && !bad.code; at += QUANT_HEAD_ROWS) {
@@ -58,7 +89,7 @@ static err compare_window(quant_reader *a, quant_reader *b, const quant_windows 
         bad = quant_reader_logits(a, at, &r->a);
         if (!bad.code) bad = quant_reader_logits(b, at, &r->b);
         if (bad.code) break;
-        pool_run(threads, compare_rows, r);
+        pool_run(o->threads, compare_rows, r);
         for (i64 i = 0; i < r->n; i++) q->nll_before += r->row[i].nll_a, q->nll_after += r->row[i].nll_b, q->kld += r->row[i].kld, q->same_top += r->row[i].same;
         q->tokens += r->n;
     }
@@ -66,28 +97,37 @@ static err compare_window(quant_reader *a, quant_reader *b, const quant_windows 
     return bad;
 }
 
-static err compare_text(const model *m, const char *after, str text, i64 ctx, pool *threads, quant_quality *q, progress *p)
+static err open_reader(quant_original *o, const quant_windows *w, i64 rows_at_once)
+{
+    i64 floats = 2 * (i64)w->all.n * o->m->h.width; /* a window of two has one token of the text */
+    o->row = 0;
+    if (o->reader.p) return OK;
+    if (floats <= KEEP_FLOATS) o->kept = mem_array(float, floats); /* without memory for it: run again */
+    return quant_reader_open(&o->reader, NULL, o->m, o->threads, rows_at_once, false, false);
+}
+
+static err compare_text(quant_original *o, const char *after, quant_quality *q, progress *p)
 {
     quant_windows w;
-    quant_reader a = {0}, b = {0};
-    TRY(quant_windows_open(&w, m, text, ctx));
+    quant_reader b = {0};
+    TRY(quant_windows_open(&w, o->m, o->text, o->ctx));
     i64 rows_at_once = i64_min(w.ctx, (i64)w.all.n);
-    err bad = quant_reader_open(&a, NULL, m, threads, rows_at_once, false, false);
-    if (!bad.code) bad = quant_reader_open(&b, after, NULL, threads, rows_at_once, false, false);
-    if (!bad.code && (b.m->h.n_vocab != m->h.n_vocab || b.m->arch != m->arch)) bad = err_new(ERR_FORMAT, "%s is another model", after);
+    err bad = open_reader(o, &w, rows_at_once);
+    if (!bad.code) bad = quant_reader_open(&b, after, NULL, o->threads, rows_at_once, false, false);
+    if (!bad.code && (b.m->h.n_vocab != o->m->h.n_vocab || b.m->arch != o->m->arch)) bad = err_new(ERR_FORMAT, "%s is another model", after);
     if (p) progress_start(p, "eval", (i64)w.all.n);
     while (!bad.code && quant_windows_next(&w)) {
-        bad = compare_window(&a, &b, &w, threads, q);
+        bad = compare_window(o, &b, &w, q);
         if (p) progress_step(p, (i64)w.at);
     }
     if (p) progress_end(p);
+    o->known = !bad.code;
     if (!bad.code && !q->tokens) bad = err_new(ERR_INPUT, "a text of %zu tokens: at least two are needed", w.all.n);
     if (!bad.code) {
         double n = (double)q->tokens;
         q->nll_before /= n, q->nll_after /= n, q->kld = fmax(q->kld / n, 0), q->same_top /= n;
         if (!isfinite(q->nll_after) || !isfinite(q->kld)) bad = err_new(ERR_FORMAT, "%s: its probabilities are not numbers", after);
     }
-    quant_reader_close(&a);
     quant_reader_close(&b);
     quant_windows_close(&w);
     return bad;
@@ -106,44 +146,67 @@ static err vectors_of(const char *path, int threads, const str *line, usize n, f
     return bad;
 }
 
-static err compare_vectors(const char *before, const char *after, str text, int threads, quant_quality *q)
+static err lines_of(str text, str **line, usize *n)
 {
-    str *line = NULL;
-    usize n = 0, cap = 0;
-    float *a = NULL, *b = NULL;
-    i64 dim = 0, other = 0;
-    err bad = OK;
-    for (usize at = 0; at < text.n && !bad.code;) {
+    usize cap = 0;
+    *line = NULL, *n = 0;
+    for (usize at = 0; at < text.n;) {
         i64 end = str_find(text, S("\n"), at);
         usize to = end < 0 ? text.n : (usize)end;
         str s = str_trim((str){text.p + at, to - at});
-        if (s.n && !VEC_PUSH(line, n, cap, s)) bad = err_new(ERR_NOMEM, "out of memory for lines");
+        if (s.n && !VEC_PUSH(*line, *n, cap, s)) return err_new(ERR_NOMEM, "out of memory for lines");
         at = to + 1;
     }
-    if (!bad.code && !n) bad = err_new(ERR_INPUT, "a text without a line to embed");
-    if (!bad.code) bad = vectors_of(before, threads, line, n, &a, &dim);
+    return *n ? OK : err_new(ERR_INPUT, "a text without a line to embed");
+}
+
+static err compare_vectors(quant_original *o, const char *after, quant_quality *q)
+{
+    str *line;
+    usize n;
+    float *b = NULL;
+    i64 other = 0;
+    int threads = pool_threads(o->threads);
+    err bad = lines_of(o->text, &line, &n);
+    if (!bad.code && !o->kept) bad = vectors_of(o->path, threads, line, n, &o->kept, &o->dim);
     if (!bad.code) bad = vectors_of(after, threads, line, n, &b, &other);
-    if (!bad.code && dim != other) bad = err_new(ERR_FORMAT, "%s is another model", after);
+    if (!bad.code && o->dim != other) bad = err_new(ERR_FORMAT, "%s is another model", after);
     q->cosine_least = 1;
     for (usize i = 0; i < n && !bad.code; i++) {
         double dot = 0;
-        for (i64 k = 0; k < dim; k++) dot += (double)a[(i64)i * dim + k] * (double)b[(i64)i * dim + k];
+        for (i64 k = 0; k < other; k++) dot += (double)o->kept[(i64)i * other + k] * (double)b[(i64)i * other + k];
         q->cosine_mean += dot / (double)n, q->cosine_least = fmin(q->cosine_least, dot);
     }
     q->embeds = true, q->tokens = (i64)n;
-    mem_free(a), mem_free(b), mem_free(line);
+    mem_free(b), mem_free(line);
     return bad;
 }
 
-err quant_compare(const char *before, const char *after, str text, i64 ctx, pool *threads, quant_quality *q, progress *p)
+err quant_original_open(quant_original **out, const char *path, str text, i64 ctx, pool *threads)
 {
-    model *m;
+    quant_original *o = *out = mem_zero(sizeof *o);
+    if (!o) return err_new(ERR_NOMEM, "out of memory");
+    *o = (quant_original){.path = path, .text = text, .ctx = ctx, .threads = threads};
+    err bad = model_open(&o->m, path, threads);
+    if (!bad.code) return OK;
+    quant_original_close(o);
+    *out = NULL;
+    return bad;
+}
+
+void quant_original_close(quant_original *o)
+{
+    if (!o) return;
+    quant_reader_close(&o->reader);
+    model_close(o->m);
+    mem_free(o->kept);
+    mem_free(o);
+}
+
+err quant_compare(quant_original *o, const char *after, quant_quality *q, progress *p)
+{
     *q = (quant_quality){0};
-    TRY(model_open(&m, before, threads));
-    bool encoder = m->arch->encoder;
-    err bad = encoder ? OK : compare_text(m, after, text, ctx, threads, q, p);
-    model_close(m);
-    return encoder ? compare_vectors(before, after, text, pool_threads(threads), q) : bad;
+    return o->m->arch->encoder ? compare_vectors(o, after, q) : compare_text(o, after, q, p);
 }
 
 /* ---- speed ---- */

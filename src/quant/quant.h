@@ -51,6 +51,7 @@ err imatrix_collect(imatrix **, const model *, pool *, str text, const char *dat
 typedef struct {
     const quant_mix *mix;
     const imatrix *importance; /* or NULL */
+    bool blind;                /* importances weigh the errors of the report, the encoders do not see them */
     bool requantise;           /* the input may be quantised already */
     bool pure;                 /* every matrix of the mix's own type */
     bool better;               /* search.c: a wider search for scales, slower */
@@ -98,7 +99,11 @@ typedef struct {
     double decode_tps, prefill_tps; /* 0: an embedder writes nothing */
     usize memory;                   /* weights as they lie in memory */
 } quant_speed;
-err quant_compare(const char *before, const char *after, str text, i64 ctx, pool *, quant_quality *, progress *);
+/* The file before, opened once however many it is compared with; path and text are borrowed. An embedder's text is one text a line. */
+typedef struct quant_original quant_original;
+err quant_original_open(quant_original **, const char *path, str text, i64 ctx, pool *);
+void quant_original_close(quant_original *);
+err quant_compare(quant_original *, const char *after, quant_quality *, progress *);
 err quant_speed_of(const char *path, int threads, quant_speed *);
 typedef struct { double f32_gflops, bf16_gflops, int8_gops; } quant_rates; /* multiply-adds of this program's own matrix products, counted twice */
 err quant_rates_measure(pool *, quant_rates *);
@@ -109,9 +114,10 @@ typedef struct {
     double bits; /* per value */
     usize bytes;
     double rmse;    /* over all changed tensors */
-    double nll, kld, same_top; /* NaN when no text was read */
+    double nll, kld, same_top; /* NaN when no text was read, or by an embedder */
+    double cosine_mean, cosine_least; /* NaN but of an embedder */
 } quant_point;
 err quant_draw_report(const quant_report *, const quant_quality * /* or NULL */, const char *title, const char *path);
-err quant_draw_sweep(const quant_point *, usize n, const char *title, const char *path); /* kld (rmse without a text) against bits */
+err quant_draw_sweep(const quant_point *, usize n, const char *title, const char *path); /* kld, 1 - cosine or, without a text, rmse against bits */
 void quant_print_sweep(const quant_point *, usize n);                                    /* the same of characters */
 #endif

@@ -113,7 +113,7 @@ static err put_head(gguf_writer *w, const model_file *f, const quant_opts *o, co
     }
     if (!versioned) TRY(gguf_put_u32(w, "general.quantization_version", 2));
     if (!typed) TRY(gguf_put_u32(w, "general.file_type", o->mix->file_type));
-    if (o->importance) {
+    if (o->importance && !o->blind) {
         TRY(gguf_put_u32(w, "quantize.imatrix.entries_count", (u32)o->importance->n));
         TRY(gguf_put_u32(w, "quantize.imatrix.chunks_count", (u32)o->importance->chunks));
     }
@@ -126,48 +126,55 @@ static err put_head(gguf_writer *w, const model_file *f, const quant_opts *o, co
 
 /* ---- tensors ---------------------------------------------------------------------------------------------------------------------- */
 typedef struct {
+    const quant_source *src;
     gguf_writer *w;
     const quant_opts *o;
     i64 done;
 } sink;
 
-static err put(void *ctx, const void *bytes, usize n)
+static err put(void *ctx, const quant_rows *r)
 {
     sink *s = ctx;
     if (s->o->cancel && atomic_load(s->o->cancel)) return err_new(ERR_CANCELLED, "stopped: nothing was written");
-    return gguf_put_data(s->w, bytes, n);
+    TRY(gguf_put_data(s->w, r->bytes, r->n));
+    quant_source_forget(s->src, r->from, r->n_from);
+    s->done += r->values;
+    if (s->o->progress) progress_step(s->o->progress, s->done);
+    return OK;
 }
 
-static err one_tensor(const quant_source *src, quant_coder *c, sink *s, const file_tensor *t, dtype to, quant_tensor *out)
+static err one_tensor(quant_coder *c, const quant_opts *o, const file_tensor *t, dtype to, quant_tensor *out, weight_loss *sums)
 {
     const imatrix_row *row = NULL;
-    quant_sums sums = {0};
     i64 count = t->n[0] * t->n[1] * t->n[2] * t->n[3];
     out->name = mem_strndup(t->name.p, t->name.n);
     if (!out->name) return err_new(ERR_NOMEM, "out of memory for a name");
     out->from = t->type, out->to = to, out->n = count;
     out->before = t->bytes, out->after = dtype_row_bytes(to, t->n[0]) * (usize)(count / t->n[0]);
-    if (to != t->type) TRY(importance_of(s->o, t, &row));
-    quant_job j = {.t = t, .to = to, .copy = to == t->type, .better = s->o->better, .importance = row ? row->mean : NULL, .expert_rows = t->n[1]};
-    TRY(t->type == I32 ? put(s, t->data, t->bytes) : quant_coder_run(c, &j, &sums, put, s));
+    if (to != t->type) TRY(importance_of(o, t, &row));
     out->weighed = row != NULL;
-    out->rmse = sums.power > 0 ? sqrt(sums.error / sums.power) : 0;
-    out->weighted = row ? sums.weighted_power > 0 ? sqrt(sums.weighted_error / sums.weighted_power) : 0 : out->rmse;
-    quant_source_forget(src, t->data, t->bytes);
-    s->done += count;
-    if (s->o->progress) progress_step(s->o->progress, s->done);
-    return OK;
+    quant_job j = {.t = t, .to = to, .copy = to == t->type, .better = o->better, .blind = o->blind, .importance = row ? row->mean : NULL, .expert_rows = t->n[1], .sums = sums};
+    return quant_coder_add(c, &j);
 }
+
+static double root_of(double error, double power) { return power > 0 ? sqrt(error / power) : 0; }
 
 static err all_tensors(const quant_source *src, gguf_writer *w, const quant_opts *o, const dtype *to, quant_report *r)
 {
-    quant_coder *c;
-    sink s = {.w = w, .o = o};
-    TRY(put_head(w, src->file, o, to));
-    TRY(quant_coder_new(&c, o->threads));
-    err bad = OK;
-    for (usize i = 0; i < r->n && !bad.code; i++) bad = one_tensor(src, c, &s, file_tensor_at(src->file, i), to[i], &r->t[i]);
+    quant_coder *c = NULL;
+    sink s = {.src = src, .w = w, .o = o};
+    weight_loss *sums = mem_array(weight_loss, r->n + 1);
+    err bad = sums ? put_head(w, src->file, o, to) : err_new(ERR_NOMEM, "out of memory for %zu tensors", r->n);
+    if (!bad.code) bad = quant_coder_new(&c, o->threads, put, &s);
+    for (usize i = 0; i < r->n && !bad.code; i++) bad = one_tensor(c, o, file_tensor_at(src->file, i), to[i], &r->t[i], &sums[i]);
+    if (!bad.code) bad = quant_coder_finish(c);
+    for (usize i = 0; i < r->n && !bad.code; i++) {
+        quant_tensor *t = &r->t[i];
+        t->rmse = root_of(sums[i].error, sums[i].power);
+        t->weighted = t->weighed ? root_of(sums[i].weighted_error, sums[i].weighted_power) : t->rmse;
+    }
     quant_coder_free(c);
+    mem_free(sums);
     return bad;
 }
 
@@ -211,7 +218,7 @@ err quant_run(const char *in, const char *out, const quant_opts *o, quant_report
     r->n = file_n_tensors(src.file);
     if (!bad.code && !(to = mem_array(dtype, r->n + 1))) bad = err_new(ERR_NOMEM, "out of memory for %zu tensors", r->n);
     if (!bad.code && !(r->t = mem_array(quant_tensor, r->n + 1))) bad = err_new(ERR_NOMEM, "out of memory for %zu tensors", r->n);
-    if (!bad.code) bad = quant_types(src.file, o->mix, o->importance != NULL, o->pure, to);
+    if (!bad.code) bad = quant_types(src.file, o->mix, o->importance && !o->blind, o->pure, to);
     if (!bad.code) bad = check(src.file, in, o, to, r);
     if (!bad.code) totals(src.file, o, to, r), r->before = src.mapped.n;
     if (!bad.code && o->progress) progress_start(o->progress, "quantize", r->values);

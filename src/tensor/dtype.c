@@ -2,8 +2,8 @@
  *
  * Decoders follow ggml's published layouts bit by bit, in the same float32 operations, so that decoded weights equal those of
  * every other program that reads the file (tests/tensor/make_dtype_golden.py checks against the python package gguf).
- * Encoders live in cpu/body_encode*.c; here a row goes to the level in force. None crashes on NaN or infinity, but a block that
- * holds one decodes to nothing meaningful. */
+ * Both ways of blocks live in cpu/body_values.c and cpu/body_encode*.c; here a row goes to the level in force. None crashes on NaN
+ * or infinity, but a block that holds one decodes to nothing meaningful. */
 #include "tensor/block.h"
 #include "tensor/cpu/kern.h"
 
@@ -73,112 +73,22 @@ static void decode_i32(const void *src, float *dst, i64 n)
     }
 }
 
-static void decode_q8_0(const void *src, float *dst, i64 n)
-{
-    for (const block_q8_0 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
-        values_signed(b->q, Q32, f16_to_f32(half_get(b->d)), dst);
-    }
-}
-static void decode_q4_0(const void *src, float *dst, i64 n)
-{
-    u8 codes[Q32];
-    for (const block_q4_0 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
-        codes_get_nibbles(b->q, codes);
-        values_offset(codes, Q32, f16_to_f32(half_get(b->d)), 8, dst);
-    }
-}
-static void decode_q4_1(const void *src, float *dst, i64 n)
-{
-    u8 codes[Q32];
-    for (const block_q4_1 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
-        codes_get_nibbles(b->q, codes);
-        values_plus(codes, Q32, f16_to_f32(half_get(b->d)), f16_to_f32(half_get(b->m)), dst);
-    }
-}
-static void decode_q5_0(const void *src, float *dst, i64 n)
-{
-    u8 codes[Q32];
-    for (const block_q5_0 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
-        codes_get_fives(b->q, b->high, codes);
-        values_offset(codes, Q32, f16_to_f32(half_get(b->d)), 16, dst);
-    }
-}
-static void decode_q5_1(const void *src, float *dst, i64 n)
-{
-    u8 codes[Q32];
-    for (const block_q5_1 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
-        codes_get_fives(b->q, b->high, codes);
-        values_plus(codes, Q32, f16_to_f32(half_get(b->d)), f16_to_f32(half_get(b->m)), dst);
-    }
-}
-static void decode_q5_k(const void *src, float *dst, i64 n)
-{
-    u8 codes[QK];
-    for (const block_q5_k *b = src; n > 0; b++, dst += QK, n -= QK) {
-        codes_get_q5_k(b, codes);
-        values_q4_k(codes, b->scales, f16_to_f32(half_get(b->d)), f16_to_f32(half_get(b->dmin)), dst);
-    }
-}
-static void decode_q3_k(const void *src, float *dst, i64 n)
-{
-    u8 codes[QK];
-    for (const block_q3_k *b = src; n > 0; b++, dst += QK, n -= QK) {
-        codes_get_q3_k(b, codes);
-        values_q3_k(codes, b->scales, f16_to_f32(half_get(b->d)), dst);
-    }
-}
-static void decode_q2_k(const void *src, float *dst, i64 n)
-{
-    u8 codes[QK];
-    for (const block_q2_k *b = src; n > 0; b++, dst += QK, n -= QK) {
-        codes_get_twos(b->q, codes);
-        values_q2_k(codes, b->scales, f16_to_f32(half_get(b->d)), f16_to_f32(half_get(b->dmin)), dst);
-    }
-}
-static void decode_iq4_nl(const void *src, float *dst, i64 n)
-{
-    u8 codes[Q32];
-    for (const block_iq4_nl *b = src; n > 0; b++, dst += Q32, n -= Q32) {
-        codes_get_nibbles(b->q, codes);
-        values_levels(codes, Q32, f16_to_f32(half_get(b->d)), level_iq4, dst);
-    }
-}
-static void decode_iq4_xs(const void *src, float *dst, i64 n)
-{
-    u8 codes[Q32], sc[8];
-    for (const block_iq4_xs *b = src; n > 0; b++, n -= QK) {
-        float d = f16_to_f32(half_get(b->d));
-        scales_get_iq4_xs(b, sc);
-        for (int j = 0; j < 8; j++, dst += Q32) {
-            codes_get_nibbles(b->q[j], codes);
-            values_levels(codes, Q32, d * (float)(sc[j] - 32), level_iq4, dst);
-        }
-    }
-}
-static void decode_mxfp4(const void *src, float *dst, i64 n)
-{
-    u8 codes[Q32];
-    for (const block_mxfp4 *b = src; n > 0; b++, dst += Q32, n -= Q32) {
-        codes_get_nibbles(b->q, codes);
-        values_levels(codes, Q32, mxfp4_scale(b->e), level_mxfp4, dst);
-    }
-}
-static void decode_q4_k(const void *src, float *dst, i64 n)
-{
-    u8 codes[QK];
-    for (const block_q4_k *b = src; n > 0; b++, dst += QK, n -= QK) {
-        codes_get_pairs_of_32(b->q, codes);
-        values_q4_k(codes, b->scales, f16_to_f32(half_get(b->d)), f16_to_f32(half_get(b->dmin)), dst);
-    }
-}
-static void decode_q6_k(const void *src, float *dst, i64 n)
-{
-    u8 codes[QK];
-    for (const block_q6_k *b = src; n > 0; b++, dst += QK, n -= QK) {
-        codes_get_q6_k(b, codes);
-        values_q6_k(codes, b->scales, f16_to_f32(half_get(b->d)), dst);
-    }
-}
+/* blocks: as the level in force takes them apart */
+#define DECODE_ROW(type, name)                                                                                                   \
+    static void decode_##name(const void *src, float *dst, i64 n) { kern_get(cpu_now())->decode[type](src, dst, n); }
+DECODE_ROW(Q8_0, q8_0)
+DECODE_ROW(Q4_0, q4_0)
+DECODE_ROW(Q4_1, q4_1)
+DECODE_ROW(Q5_0, q5_0)
+DECODE_ROW(Q5_1, q5_1)
+DECODE_ROW(Q6_K, q6_k)
+DECODE_ROW(Q5_K, q5_k)
+DECODE_ROW(Q4_K, q4_k)
+DECODE_ROW(Q3_K, q3_k)
+DECODE_ROW(Q2_K, q2_k)
+DECODE_ROW(IQ4_NL, iq4_nl)
+DECODE_ROW(IQ4_XS, iq4_xs)
+DECODE_ROW(MXFP4, mxfp4)
 
 /* ---- encode: src [n], dst in file layout -------------------------------------------------------------------------------- */
 static void encode_f32(const float *src, void *dst, i64 n) { memcpy(dst, src, (usize)n * sizeof *src); }

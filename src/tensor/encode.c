@@ -1,4 +1,4 @@
-/* tensor/encode.c - floats into the formats of files: the door. Plain types are converted here (dtype.c); blocks are the work of
+/* tensor/encode.c - floats into the formats of files: the door, and what a row lost by it. Plain types are converted here (dtype.c); blocks are the work of
  * cpu/body_encode.c and cpu/body_encode_k.c, compiled for each instruction set. */
 #include "tensor/block.h"
 #include "tensor/cpu/kern.h"
@@ -20,4 +20,11 @@ err weight_encode(dtype t, i64 k, i64 n_rows, const float *src, const float *imp
             info->encode(src, row, k);
     }
     return OK;
+}
+
+void weight_loss_add(i64 n, const float *x, const float *y, const float *w, weight_loss *s)
+{
+    double sum[4] = {s->error, s->power, s->weighted_error, s->weighted_power};
+    kern_get(cpu_now())->error(x, y, w, n, sum);
+    *s = (weight_loss){sum[0], sum[1], sum[2], sum[3]};
 }

@@ -50,6 +50,8 @@ void  weight_decode_part(dtype, layout, i64 k, const void *w, i64 row, i64 k_fro
  * [k] (>= 0: mean square of the activations that meet this column) or NULL; F16, BF16, Q8_0, MXFP4 do not weigh. A row depends on
  * nothing but itself: rows may be encoded in any pieces, in parallel. INPUT when k is no multiple of the block or the type is I32. */
 err   weight_encode(dtype, i64 k, i64 n_rows, const float *src, const float *importance, void *dst);
+typedef struct { double error, power, weighted_error, weighted_power; } weight_loss; /* sums of squares of x - y and of x, and both times w */
+void  weight_loss_add(i64 n, const float *x, const float *y, const float *w, weight_loss *); /* w [n] or NULL; one order of additions on every level */
 
 /* ---- nodes ------------------------------------------------------------------------------------------------------------ */
 typedef enum {

@@ -31,14 +31,60 @@ static void golden(dtype t, const u8 *in, usize in_len, const u32 *want, usize n
     dtype_table[t].decode(in, got, (i64)n);
     for (usize i = 0; i < n; i++)
         if (bits_of(got[i]) != want[i])
-            fail_msg("%s value %zu: %08x, expected %08x", dtype_table[t].name, i, bits_of(got[i]), want[i]);
+            fail_msg("%s %s value %zu: %08x, expected %08x", cpu_name(cpu_now()), dtype_table[t].name, i, bits_of(got[i]),
+                     want[i]);
+}
+static void golden_all(void)
+{
+#define GOLDEN(t) golden(t, golden_##t##_in, sizeof golden_##t##_in, golden_##t##_out, COUNT_OF(golden_##t##_out))
+    GOLDEN(Q8_0), GOLDEN(Q4_0), GOLDEN(Q4_1), GOLDEN(Q5_0), GOLDEN(Q4_K), GOLDEN(Q6_K), GOLDEN(F16), GOLDEN(BF16);
+    GOLDEN(Q5_1), GOLDEN(Q5_K), GOLDEN(Q3_K), GOLDEN(Q2_K), GOLDEN(IQ4_NL), GOLDEN(IQ4_XS), GOLDEN(MXFP4);
 }
 static void test_golden(void **state)
 {
     (void)state;
-#define GOLDEN(t) golden(t, golden_##t##_in, sizeof golden_##t##_in, golden_##t##_out, COUNT_OF(golden_##t##_out))
-    GOLDEN(Q8_0), GOLDEN(Q4_0), GOLDEN(Q4_1), GOLDEN(Q5_0), GOLDEN(Q4_K), GOLDEN(Q6_K), GOLDEN(F16), GOLDEN(BF16);
-    GOLDEN(Q5_1), GOLDEN(Q5_K), GOLDEN(Q3_K), GOLDEN(Q2_K), GOLDEN(IQ4_NL), GOLDEN(IQ4_XS), GOLDEN(MXFP4);
+    for (int level = CPU_GENERIC; level <= (int)cpu_best(); level++) {
+        cpu_force((cpu_level)level, false);
+        golden_all();
+    }
+    cpu_force(cpu_best(), false);
+}
+
+/* what a row lost: near the sums of doubles, of one value of bits on every level; a part that is not 16 too */
+static void test_loss(void **state)
+{
+    (void)state;
+    enum { N = 1000 };
+    float x[N], y[N], w[N];
+    rng r;
+    rng_seed(&r, 9);
+    for (int i = 0; i < N; i++) x[i] = rng_normal(&r), y[i] = x[i] + 0.01f * rng_normal(&r), w[i] = (float)rng_unit(&r);
+    for (i64 n = 0; n <= N; n += n < 40 ? 1 : 137) {
+        double want[4] = {0};
+        weight_loss first = {0};
+        for (i64 i = 0; i < n; i++) {
+            double d = (double)x[i] - (double)y[i], a = (double)x[i];
+            want[0] += d * d, want[1] += a * a, want[2] += (double)w[i] * d * d, want[3] += (double)w[i] * a * a;
+        }
+        for (int level = CPU_GENERIC; level <= (int)cpu_best(); level++) {
+            weight_loss s = {.error = 1}, plain = {0};
+            cpu_force((cpu_level)level, false);
+            weight_loss_add(n, x, y, w, &s);
+            weight_loss_add(n, x, y, NULL, &plain);
+            double got[4] = {s.error - 1, s.power, s.weighted_error, s.weighted_power};
+            for (int i = 0; i < 4; i++)
+                if (!(fabs(got[i] - want[i]) <= 1e-5 * want[i] + 1e-12))
+                    fail_msg("%d of %d values: %g, expected %g", i, (int)n, got[i], want[i]);
+            assert_true(plain.power == s.power && plain.weighted_power == 0 && fabs(plain.error - got[0]) < 1e-12);
+            if (level == CPU_GENERIC) first = s;
+            assert_memory_equal(&first, &s, sizeof s);
+        }
+    }
+    cpu_force(cpu_best(), false);
+    weight_loss bad = {0};
+    y[3] = NAN;
+    weight_loss_add(20, x, y, NULL, &bad);
+    assert_true(isnan(bad.error) && isfinite(bad.power));
 }
 
 static double half_value(u16 h) /* by definition */
@@ -251,10 +297,9 @@ static void test_rows_pack_is_copy(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),        cmocka_unit_test(test_half_all),
-        cmocka_unit_test(test_half_rounding), cmocka_unit_test(test_table),
-        cmocka_unit_test(test_encode),        cmocka_unit_test(test_encode_edges),
-        cmocka_unit_test(test_layouts),       cmocka_unit_test(test_rows_pack_is_copy),
+        cmocka_unit_test(test_golden),        cmocka_unit_test(test_loss),    cmocka_unit_test(test_half_all),
+        cmocka_unit_test(test_half_rounding), cmocka_unit_test(test_table),   cmocka_unit_test(test_encode),
+        cmocka_unit_test(test_encode_edges),  cmocka_unit_test(test_layouts), cmocka_unit_test(test_rows_pack_is_copy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

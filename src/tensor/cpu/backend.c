@@ -185,13 +185,15 @@ const kern *kern_get(cpu_level level)
     if (atomic_compare_exchange_strong(&ready[level], &none, 1)) {
         k->level = level;
         kern_body_rows_generic(k), kern_body_attend_generic(k), kern_body_gemm_generic(k), kern_q_generic(k),
-            kern_body_decode_generic(k), kern_body_loss_generic(k), kern_body_encode_generic(k), kern_limits_generic(k);
+            kern_body_decode_generic(k), kern_body_loss_generic(k), kern_body_encode_generic(k), kern_limits_generic(k),
+            kern_body_values_generic(k);
         if (level >= CPU_AVX2)
             kern_body_rows_avx2(k), kern_body_attend_avx2(k), kern_body_gemm_avx2(k), kern_q_avx2(k), kern_body_decode_avx2(k),
-                kern_body_loss_avx2(k), kern_body_encode_avx2(k), kern_limits_avx2(k);
+                kern_body_loss_avx2(k), kern_body_encode_avx2(k), kern_limits_avx2(k), kern_body_values_avx2(k);
         if (level >= CPU_AVX512)
             kern_body_rows_avx512(k), kern_body_attend_avx512(k), kern_body_gemm_avx512(k), kern_q_avx512(k),
-                kern_body_decode_avx512(k), kern_body_loss_avx512(k), kern_body_encode_avx512(k), kern_limits_avx512(k);
+                kern_body_decode_avx512(k), kern_body_loss_avx512(k), kern_body_encode_avx512(k), kern_limits_avx512(k),
+                kern_body_values_avx512(k);
         atomic_store(&ready[level], 2);
     }
     while (atomic_load(&ready[level]) != 2) {} /* somebody is filling it: a few dozen stores */

@@ -111,6 +111,10 @@ typedef struct kern {
     /* body_decode.c: values [k_from, k_from + n), whole blocks, of the 8 rows of a group; row i to dst + i * stride. The bits of
      * weight_decode */
     void  (*decode8[DTYPE_COUNT])(const void *group, i64 k_from, i64 n, float *dst, i64 stride);
+    /* body_values.c: whole blocks of a file to floats (NULL: not a block format); what y [n] lost of x: sums of squares of x - y, of
+     * x, and both weighted by w (NULL: not touched), added to what is there */
+    void  (*decode[DTYPE_COUNT])(const void *src, float *dst, i64 n);
+    void  (*error)(const float *x, const float *y, const float *w, i64 n, double out[4]);
     /* body_encode*.c: one row into its file's blocks (tensor.h: weight_encode); k whole blocks; importance [k] or NULL */
     void  (*encode[DTYPE_COUNT])(const float *x, const float *importance, i64 k, void *dst);
     /* q_*.c */
@@ -133,6 +137,7 @@ void kern_body_loss_generic(kern *), kern_body_loss_avx2(kern *), kern_body_loss
 void kern_body_decode_generic(kern *), kern_body_decode_avx2(kern *), kern_body_decode_avx512(kern *);
 void kern_body_encode_generic(kern *), kern_body_encode_avx2(kern *), kern_body_encode_avx512(kern *);
 void kern_body_encode_k_generic(kern *), kern_body_encode_k_avx2(kern *), kern_body_encode_k_avx512(kern *); /* called by those */
+void kern_body_values_generic(kern *), kern_body_values_avx2(kern *), kern_body_values_avx512(kern *);
 void kern_limits_generic(kern *), kern_limits_avx2(kern *), kern_limits_avx512(kern *);
 void kern_q_generic(kern *), kern_q_avx2(kern *), kern_q_avx512(kern *);
 #endif
