@@ -33,8 +33,9 @@ typedef struct {
     i32      header;                        /* the unit with the column names of this row, or -1 */
     bool     names;                         /* some unit's header */
     i32      lead;                          /* of a row: the sentence that leads to its table, or -1 */
+    i32      key;                           /* of a row: the row of another table that says what its first cell stands for, or -1 */
     str      above;                         /* title and headings over it, a line each; arena */
-    term_set own, around;                   /* its terms; those of what is above it and of its header */
+    term_set own, around;                   /* its terms; those of what is above it, of its header and of its key */
     claims   facts;
     float    cover, cosine, score;          /* by units_score */
     float    likely, agree; bool weighed;   /* by units_likely; agree of the best few */
@@ -99,6 +100,7 @@ void unit_context(const units *, const unit *, buf *out);
 /* ---- rows for a model (rows.c) --------------------------------------------------------------------------------------------------- */
 void unit_line(const units *, const unit *, buf *out); /* "name: cell | name: cell"; else the text, its white space made single */
 bool unit_has_names(const units *, const unit *);      /* the line tells its columns' names */
+bool unit_is_key(const units *, const unit *row, const unit *of); /* of: a row without figures, of another table, whose first column and cell are row's */
 
 /* ---- thresholds (answer.c) ------------------------------------------------------------------------------------------------------- */
 #define META_THRESHOLD "threshold"

@@ -124,6 +124,8 @@ static err choose_units(const model *m, const units *us, usize most, i64 left, b
         usize at = r[i].index;
         bad = show_unit(m, us, at, shown, &left, &fits);
         if (bad.code || i >= FIRST_UNITS || !fits) continue;
+        if (us->u[at].key >= 0) bad = show_unit(m, us, (usize)us->u[at].key, shown, &left, &fits);
+        if (bad.code) break;
         if (at + 1 < us->n && us->u[at + 1].joined) bad = show_unit(m, us, at + 1, shown, &left, &fits);
         if (!bad.code && us->u[at].joined) bad = show_unit(m, us, at - 1, shown, &left, &fits);
     }

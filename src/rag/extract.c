@@ -142,6 +142,10 @@ void unit_context(const units *us, const unit *u, buf *out)
         unit_line(us, &us->u[u->lead], out);
         buf_byte(out, '\n');
     }
+    if (u->key >= 0) {
+        unit_line(us, &us->u[u->key], out);
+        buf_byte(out, '\n');
+    }
     if (u->header >= 0 && &us->u[u->header] != u && !unit_has_names(us, u)) {
         unit_line(us, &us->u[u->header], out);
         buf_byte(out, '\n');

@@ -3,6 +3,9 @@
  * A small model loses the column of a cell when the names stand a line or two above it; "Managers: USD 210" it reads right. Only
  * where names and cells are as many; other rows are shown as they stand, and their names go before them (unit_has_names).
  *
+ * "Group B: USD 210" answers nothing by itself when another table says which countries are group B: the two rows are joined where
+ * first columns of one name hold one cell.
+ *
  * Not here: cells that span columns or rows. */
 #include "rag/answer.h"
 
@@ -94,4 +97,18 @@ void unit_line(const units *us, const unit *u, buf *out)
         }
         put_line(value.cell[i], false, out);
     }
+}
+
+static str first_cell(const unit *u, char separator) { return cells_of(u->text, separator).cell[0]; }
+
+bool unit_is_key(const units *us, const unit *row, const unit *of)
+{
+    if (of == row || of->header == row->header) return false;
+    cut a = cut_of(us, row), b = cut_of(us, of);
+    if (!a.separator || !b.separator || a.first_bare || b.first_bare) return false;
+    for (usize at = 0; at < of->text.n;)
+        if (text_is_digit(utf8_next(of->text, &at))) return false;
+    str cell = first_cell(row, a.separator);
+    return cell.n && str_eq(cell, first_cell(of, b.separator)) &&
+           str_eq(first_cell(&us->u[row->header], a.separator), first_cell(&us->u[of->header], b.separator));
 }

@@ -143,6 +143,7 @@ static err give(cutter *k, usize from, usize to, u32 start, u8 kind, bool keep, 
     if (!copy) return no_memory;
     bool joined = inside && k->last && k->last <= from && only_space((str){all.p + k->last, from - k->last});
     unit u = {.lead = -1,
+              .key = -1,
               .passage = inside ? k->passage : -1,
               .start = start,
               .end = end,
@@ -406,6 +407,17 @@ err term_set_of(arena *mem, str text, bool query, term_set *out)
 
 bool term_set_has(const term_set *s, u64 hash) { return s->n && bsearch(&hash, s->h, s->n, sizeof(u64), by_hash); }
 
+/* rows of another table of the same document that say what a row's first cell stands for */
+static void join_rows(units *u, const hits *h)
+{
+    for (usize i = 0; i < u->n; i++)
+        for (usize k = 0; k < u->n && u->u[i].header >= 0 && u->u[i].passage >= 0 && u->u[i].key < 0; k++) {
+            const unit *of = &u->u[k];
+            if (of->header < 0 || of->passage < 0 || strcmp(h->h[u->u[i].passage].document, h->h[of->passage].document)) continue;
+            if (unit_is_key(u, &u->u[i], of)) u->u[i].key = (i32)k;
+        }
+}
+
 static err know_units(units *u)
 {
     for (usize i = 0; i < u->n; i++) {
@@ -417,6 +429,7 @@ static err know_units(units *u)
         buf_byte(&b, '\n');
         if (x->header >= 0) buf_str(&b, u->u[x->header].text), u->u[x->header].names = true;
         if (x->lead >= 0) buf_str(&b, S("\n")), buf_str(&b, u->u[x->lead].text);
+        if (x->key >= 0) buf_str(&b, S("\n")), buf_str(&b, u->u[x->key].text);
         err bad = buf_error(&b);
         if (!bad.code) bad = term_set_of(u->mem, buf_view(&b), false, &x->around);
         buf_free(&b);
@@ -436,7 +449,7 @@ err units_of(collection *c, const hits *h, usize most, units *out)
         if (!bad.code) bad = cut_passage(&k);
         mem_free(k.p);
     }
-    if (!bad.code) bad = know_units(out);
+    if (!bad.code) join_rows(out, h), bad = know_units(out);
     if (bad.code) units_free(out);
     return bad;
 }

@@ -144,7 +144,7 @@ static void rows_with_names(void **state)
     snprintf(page, sizeof page, "%s/rates.html", f->folder); /* the first column has no name, a caption stands above */
     str text = S("<table><caption>Rates</caption><tr><td></td><td>Day</td><td>Night</td></tr><tr><td>Canoe</td><td>31</td><td>12</td></tr></table>");
     assert_ok(file_replace(page, text.p, text.n));
-    const char *list[] = {page, "samples/docs/ko/travel.pdf"};
+    const char *list[] = {page, "samples/docs/ko/travel.pdf", "samples/docs/en/overseas_travel.pdf"};
     assert_ok(collection_open(&c, "rows", COLLECTION_WRITE));
     assert_ok(collection_add(c, list, COUNT_OF(list), &(add_opts){.quiet = true}, &r));
     assert_int_equal(r.added, COUNT_OF(list));
@@ -153,6 +153,29 @@ static void rows_with_names(void **state)
     /* two tables under one another in a PDF, each with its caption and its own names */
     want_line(c, "책임급 숙박비 상한액", "110,000원", "구분: 책임급 | 서울: 130,000원 | 광역시와 제주: 110,000원 | 그 밖의 지역: 90,000원");
     want_line(c, "책임급 일비", "36,000원", "구분: 책임급 | 일비: 30,000원 | 식비: 36,000원 | 합계: 66,000원");
+    want_line(c, "hotel limit managers", "USD 210", "Group: B | Executives: USD 260 | Managers: USD 210 | Staff: USD 185");
+
+    /* which countries group B is, another table says: only that of the row's own key, and no row of figures is a key */
+    hits h;
+    units u;
+    usize keys = 0;
+    assert_ok(collection_search(c, "hotel price per night for a manager in Japan", &(search_opts){.k = 8}, &h));
+    assert_ok(units_of(c, &h, h.n, &u));
+    for (usize i = 0; i < u.n; i++) {
+        if (u.u[i].key < 0) continue;
+        const unit *key = &u.u[u.u[i].key];
+        assert_int_equal(u.u[i].text.p[0], key->text.p[0]);
+        assert_true(key->header != u.u[i].header && str_find(key->text, S("USD"), 0) < 0);
+        keys++;
+        if (str_find(u.u[i].text, S("USD 210"), 0) < 0) continue;
+        buf b = {0};
+        unit_context(&u, &u.u[i], &b);
+        assert_non_null(strstr(buf_cstr(&b), "Countries and cities: Japan, Germany"));
+        buf_free(&b);
+    }
+    assert_true(keys >= 4);
+    units_free(&u);
+    hits_free(&h);
     collection_close(c);
 }
 
