@@ -47,6 +47,7 @@ typedef struct {
 /* Units of the first `most` passages in their order; headers that lie outside a passage are units of it too (passage -1). */
 err  units_of(collection *, const hits *, usize most, units *out);
 void units_free(units *);
+bool has_digit(str);
 err  term_set_of(arena *, str text, bool query, term_set *out);
 bool term_set_has(const term_set *, u64 hash);
 
@@ -98,6 +99,7 @@ err augment_turns(const model *, const chat_message *, usize n, bool korean, ids
 void unit_context(const units *, const unit *, buf *out);
 
 /* ---- rows for a model (rows.c) --------------------------------------------------------------------------------------------------- */
+void put_line(str, bool row, buf *out);                /* white space made single; of a row, tabs and line ends " | " */
 void unit_line(const units *, const unit *, buf *out); /* "name: cell | name: cell"; else the text, its white space made single */
 bool unit_has_names(const units *, const unit *);      /* the line tells its columns' names */
 bool unit_is_key(const units *, const unit *row, const unit *of); /* of: a row without figures, of another table, whose first column and cell are row's */

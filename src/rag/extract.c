@@ -284,17 +284,7 @@ static err quote_unit(collection *c, const unit *u, const hits *h, answer *a)
 {
     answer_sentence *s = &a->s[a->n_s++];
     buf line = {0};
-    bool space = false;
-    for (usize i = 0; i < u->text.n; i++) { /* on one line: the quote keeps the text as it is */
-        char x = u->text.p[i];
-        if (x == ' ' || x == '\n' || x == '\t') {
-            space = true;
-            continue;
-        }
-        if (space && line.n) buf_byte(&line, ' ');
-        space = false;
-        buf_byte(&line, x);
-    }
+    put_line(u->text, false, &line); /* the quote keeps the text as it is */
     s->text = buf_take(&line);
     s->c = mem_array(citation, 1);
     if (!s->text || !s->c) return no_memory;

@@ -62,7 +62,7 @@ static cut cut_of(const units *us, const unit *u)
 
 bool unit_has_names(const units *us, const unit *u) { return cut_of(us, u).separator != 0; }
 
-static void put_line(str s, bool row, buf *out)
+void put_line(str s, bool row, buf *out)
 {
     bool space = false, cell = false, any = false;
     for (usize i = 0; i < s.n; i++) {
@@ -103,11 +103,9 @@ static str first_cell(const unit *u, char separator) { return cells_of(u->text, 
 
 bool unit_is_key(const units *us, const unit *row, const unit *of)
 {
-    if (of == row || of->header == row->header) return false;
+    if (of == row || of->header == row->header || has_digit(of->text)) return false;
     cut a = cut_of(us, row), b = cut_of(us, of);
     if (!a.separator || !b.separator || a.first_bare || b.first_bare) return false;
-    for (usize at = 0; at < of->text.n;)
-        if (text_is_digit(utf8_next(of->text, &at))) return false;
     str cell = first_cell(row, a.separator);
     return cell.n && str_eq(cell, first_cell(of, b.separator)) &&
            str_eq(first_cell(&us->u[row->header], a.separator), first_cell(&us->u[of->header], b.separator));

@@ -211,7 +211,7 @@ static bool goes_on(str line)
     return line.n > 1 && line.p[0] == ' ' && words.n && !strchr("-*+0123456789", words.p[0]);
 }
 
-static bool has_digit(str s)
+bool has_digit(str s)
 {
     for (usize at = 0; at < s.n;)
         if (text_is_digit(utf8_next(s, &at))) return true;

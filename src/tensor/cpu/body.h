@@ -82,6 +82,7 @@ static __attribute__((noinline, unused)) void pad16(float t[16], const float *p,
 #if W == 16
 INLINE vf greater(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE vf lesser(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE vf root(vf x) { return (vf)_mm512_sqrt_ps((__m512)x); }
 INLINE vd low_half(vf x) { return (vd)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x)); }
 INLINE vd high_half(vf x) { return (vd)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x, 1)); }
 INLINE v4 fold4(const vf s[LANES])
@@ -92,6 +93,7 @@ INLINE v4 fold4(const vf s[LANES])
 #elif W == 8
 INLINE vf greater(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 INLINE vf lesser(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+INLINE vf root(vf x) { return (vf)_mm256_sqrt_ps((__m256)x); }
 INLINE vd low_half(vf x) { return (vd)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x)); }
 INLINE vd high_half(vf x) { return (vd)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x, 1)); }
 INLINE v4 fold4(const vf s[LANES])
@@ -102,6 +104,7 @@ INLINE v4 fold4(const vf s[LANES])
 #else
 INLINE vf greater(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
 INLINE vf lesser(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+INLINE vf root(vf x) { return (vf)_mm_sqrt_ps((__m128)x); }
 INLINE vd low_half(vf x) { return (vd)_mm_cvtps_pd((__m128)x); }
 INLINE vd high_half(vf x) { return (vd)_mm_cvtps_pd(_mm_movehl_ps((__m128)x, (__m128)x)); }
 INLINE v4 fold4(const vf s[LANES]) { return (s[0] + s[2]) + (s[1] + s[3]); }

@@ -131,16 +131,6 @@ static void dropout_row(float *y, const float *x, i64 n, u32 index, const dropou
 /* ---- the optimizer: one reading of what is in memory, and no sum that waits for the one before it ---- */
 static double squares_row(const float *x, i64 n) { return moment(x, n, 0, true); }
 
-INLINE vf root(vf x)
-{
-#if W == 16
-    return (vf)_mm512_sqrt_ps((__m512)x);
-#elif W == 8
-    return (vf)_mm256_sqrt_ps((__m256)x);
-#else
-    return (vf)_mm_sqrt_ps((__m128)x);
-#endif
-}
 static void adam_rows(float *p, float *m, float *v, const float *g, i64 n, const adam_rule *r)
 {
     const adam_rule a = *r;

@@ -23,16 +23,6 @@ INLINE vf clamp(vf x, float lo, float hi) { return greater(lesser(x, all(hi)), a
 INLINE vf round_even(vf x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
 INLINE vi round_int(vf x) { return ((vi)(x + 0x1.8p23f) & 0x7fffff) - 0x400000; } /* beyond 2^22 some number: as defined */
 INLINE vf to_float(vi x) { return __builtin_convertvector(x, vf); }
-INLINE vf root(vf x)
-{
-#if W == 16
-    return (vf)_mm512_sqrt_ps((__m512)x);
-#elif W == 8
-    return (vf)_mm256_sqrt_ps((__m256)x);
-#else
-    return (vf)_mm_sqrt_ps((__m128)x);
-#endif
-}
 INLINE bool any(vi m)
 {
 #if W == 16
